@@ -56,7 +56,7 @@ enum incomplete_cause {
 	INCOMPLETE_CAUSE_COUNT,
 };
 
-/* A frame on the ring: 63..63 raw flag; normalised frames have the image in bits 62..40 and the file offset (for
+/* A frame on the ring: bit 63 is the raw flag; normalised frames have the image in bits 62..40 and the file offset (for
  * IMAGE_KERNEL: the low 40 bits of the address) in bits 39..0. A raw frame holds a user virtual address, to be
  * resolved against the process's mappings. */
 typedef abi_u64 abi_frame;
@@ -73,7 +73,7 @@ enum abi_image {
 	IMAGE_NONE = 0,
 	IMAGE_KERNEL = 1, /* offset: low 40 bits of the address, upper bits all ones */
 	IMAGE_VDSO = 2,   /* offset in the vDSO's ELF image */
-	IMAGE_JIT = 3,    /* anonymous executable memory; offset: low 40 bits of the address */
+	IMAGE_JIT = 3,    /* anonymous executable memory; never on the ring, such frames are raw */
 	IMAGE_SPECIAL = 4, /* offset: enum special_frame */
 	IMAGE_FIRST_FILE = 16,
 };
@@ -134,7 +134,7 @@ struct record_sample {
 };
 _Static_assert(sizeof(struct record_sample) == 48, "record_sample");
 
-/* A stack, sent once: leaf first, kernel frames before user frames. */
+/* A stack, sent once; abi_frame[kernel_frames + user_frames] follow: leaf first, kernel before user. */
 struct record_stack {
 	struct record_head head;
 	abi_u64 stack_id;
@@ -144,7 +144,6 @@ struct record_stack {
 	abi_u16 user_frames;
 	abi_u32 incomplete; /* bit set of enum incomplete_cause */
 	abi_u32 pad;
-	abi_frame frames[];
 };
 _Static_assert(sizeof(struct record_stack) == 40, "record_stack");
 
@@ -178,21 +177,28 @@ struct record_cgroup {
 };
 _Static_assert(sizeof(struct record_cgroup) == 24 + CGROUP_PATH_BYTES, "record_cgroup");
 
-/* Value of map `procs`, key: pid (u32). The mappings of the process are the entries
- * [mapping_start, mapping_start + mapping_count) of map `mappings`, sorted by address; they hold for `mapping_generation`
- * only. */
+/* Value of map `procs`, key: pid (u32). Written by the tracker's programs, entered by user space for processes older
+ * than the daemon. */
 struct proc_value {
 	abi_u32 generation;
-	abi_u32 mapping_generation; /* != generation: no mappings published for it */
-	abi_u32 mapping_start;
-	abi_u32 mapping_count;
 };
-_Static_assert(sizeof(struct proc_value) == 16, "proc_value");
+_Static_assert(sizeof(struct proc_value) == 4, "proc_value");
+
+/* Value of map `proc_ranges`, key: pid (u32). Written by user space only: the entries [start, start + count) of map
+ * `mappings`, sorted by address, are the mappings of the process with this generation. A map of its own, so that neither
+ * side can overwrite what the other has just written. */
+struct range_value {
+	abi_u32 generation;
+	abi_u32 start;
+	abi_u32 count;
+	abi_u32 pad;
+};
+_Static_assert(sizeof(struct range_value) == 16, "range_value");
 
 /* One executable mapping of a process: [start, start + bytes) is `image` from file offset `offset` on. */
 struct mapping_value {
 	abi_u64 start;
-	abi_u64 offset; /* IMAGE_JIT: the start address itself */
+	abi_u64 offset;
 	abi_u32 pages;  /* 4 KiB */
 	abi_u32 image;
 };

@@ -16,9 +16,9 @@ struct control;
 
 struct control_options {
 	const char *socket_path;
-	size_t max_clients;         /* 128 */
-	size_t max_message_bytes;   /* 1 MiB in */
-	uint64_t idle_timeout_ns;   /* half a message, or output that does not move: 10 s */
+	size_t max_clients;	  /* 128 */
+	size_t max_message_bytes; /* 1 MiB in */
+	uint64_t idle_timeout_ns; /* half a message, or output that does not move: 10 s */
 };
 
 /* Makes the socket's directory if it is the default one; 0660 root:baroscope, or 0600 without that group. Refuses when

@@ -21,6 +21,7 @@ struct profiler_target {
 	enum target_kind kind;
 	enum cgroup_hierarchy hierarchy;
 	uint64_t cgroup_id;
+	uint32_t cgroup_level; /* path components below the hierarchy's root */
 	const uint32_t *pids;
 	size_t pid_count;
 };
@@ -54,6 +55,8 @@ struct profiler_ops {
 	int (*read_drops)(struct profiler *p, struct profiler_drops *ret);
 	/* The value of one sample taken on this CPU, in the unit of the profiler's type. */
 	uint64_t (*sample_value)(const struct profiler *p, uint32_t cpu);
+	/* Memory of the maps that are the profiler's own. */
+	uint64_t (*memory_bytes)(const struct profiler *p);
 	void (*close)(struct profiler *p);
 };
 

@@ -27,25 +27,25 @@ typedef uint32_t image_id; /* enum abi_image or a file's number; fits ABI_FRAME'
 typedef uint32_t frame_id; /* index of an interned frame; 0 = none */
 
 /* Frames without an address: IMAGE_SPECIAL with these offsets. Names as shown. */
-#define SPECIAL_FRAMES(X)                              \
-	X(NOT_RUN, "[not_run]")                            \
-	X(TRUNCATED, "[truncated]")                        \
-	X(UNKNOWN, "[unknown]")                            \
+#define SPECIAL_FRAMES(X)                                                                                              \
+	X(NOT_RUN, "[not_run]")                                                                                        \
+	X(TRUNCATED, "[truncated]")                                                                                    \
+	X(UNKNOWN, "[unknown]")                                                                                        \
 	X(KERNEL_UNKNOWN, "[kernel stack unreadable]")
 
 enum special_frame {
 #define X(sym, name) SPECIAL_##sym,
 	SPECIAL_FRAMES(X)
 #undef X
-	SPECIAL_COUNT,
+		SPECIAL_COUNT,
 };
 
 struct images_options {
-	size_t max_images;          /* default 16384 */
-	size_t max_frames;          /* default 1048576 */
-	uint64_t parse_timeout_ns;  /* one request; default 10 s */
+	size_t max_images;	      /* default 16384 */
+	size_t max_frames;	      /* default 1048576 */
+	uint64_t parse_timeout_ns;    /* one request; default 10 s */
 	uint64_t parser_memory_bytes; /* RLIMIT_AS of the parser; default 256 MiB */
-	const char *exe;            /* program started as `exe --internal-parser`; default /proc/self/exe */
+	const char *exe;	      /* program started as `exe --internal-parser`; default /proc/self/exe */
 };
 
 /* Identity of a mapped file. inode_generation 0 = not known (the start-up scan). Two keys are the same file when dev
@@ -66,10 +66,10 @@ struct image_segment {
 struct image {
 	image_id id;
 	enum image_state state;
-	intern_id path;     /* real file name; "[kernel.kallsyms]", "[vdso]", "[jit]" */
+	intern_id path;	    /* real file name; "[kernel.kallsyms]", "[vdso]", "[jit]" */
 	intern_id build_id; /* hex; empty if none or not yet known */
 	intern_id problem;  /* why it failed; empty */
-	uint32_t refs;      /* mappings of living processes */
+	uint32_t refs;	    /* mappings of living processes */
 	bool has_symbols;
 	struct image_segment segment; /* of the executable PT_LOAD that holds most of its frames; zeros if unknown */
 };
@@ -80,8 +80,8 @@ enum frame_state { FRAME_PENDING, FRAME_NAMED, FRAME_NAMELESS };
 struct frame_line {
 	intern_id function;    /* demangled */
 	intern_id system_name; /* as in the symbol table */
-	intern_id file;        /* empty = unknown */
-	uint32_t line;         /* 0 = unknown */
+	intern_id file;	       /* empty = unknown */
+	uint32_t line;	       /* 0 = unknown */
 	uint32_t start_line;   /* 0 = unknown */
 };
 
@@ -112,7 +112,8 @@ int images_special_frame(struct images *t, enum special_frame which, frame_id *r
 /* Borrowed; lines stay valid until the frame is swept or renamed. Never NULL for ids given out and not swept. */
 const struct frame *images_get_frame(const struct images *t, frame_id id);
 const struct image *images_get(const struct images *t, image_id id);
-/* How a frame is shown when it has no name: "[libfoo.so.1]" for a file, "[kernel]", "[jit]", "[vdso]". Writes into text. */
+/* How a frame is shown when it has no name: "[libfoo.so.1]" for a file, "[kernel]", "[jit]", "[vdso]". Writes into
+ * text. */
 const char *images_nameless(const struct images *t, const struct frame *f, char *text, size_t size);
 
 /* Sends what is pending to the parser now (called at each drain). */

@@ -66,6 +66,9 @@ struct mmap_event {
 	const char *path; /* borrowed; "//anon", "[vdso]" as perf gives them */
 };
 void targets_on_fork(struct targets *t, const struct record_process *r);
+/* Perf's exec event, which comes before the new program's mappings, while the exec record comes after them. Optional:
+ * without it the mappings of the last second before the record are taken for the new program's. */
+void targets_on_exec_begin(struct targets *t, uint32_t pid, uint64_t time_ns);
 void targets_on_exec(struct targets *t, const struct record_process *r);
 void targets_on_exit(struct targets *t, const struct record_process *r);
 void targets_on_mmap(struct targets *t, const struct mmap_event *m);
@@ -97,6 +100,9 @@ void targets_tick(struct targets *t, uint64_t now_ns);
 struct targets_stats {
 	uint64_t processes, address_spaces, mappings, cgroups;
 	uint64_t processes_full, publish_full, rescans;
+	uint64_t mappings_full; /* mappings beyond the limit of one process */
+	uint64_t cgroups_full;
+	uint64_t reads_failed; /* of a process's maps, environ or cgroup */
 };
 void targets_get_stats(const struct targets *t, struct targets_stats *ret);
 void targets_mark_strings(struct targets *t, struct intern *strings);

@@ -1,0 +1,201 @@
+/* From a task's instruction pointers to a record: normalised frames, a hash as id, sent once.
+ *
+ * Kernel and user stacks are taken by the kernel's helper (the user stack by frame pointer). Works on one scratch set;
+ * the functions are global (__noinline, scalars only) so that the verifier checks each once and on its own. */
+#ifndef BAROSCOPE_STACK_H
+#define BAROSCOPE_STACK_H
+
+#include "bpf/maps.h"
+#include "bpf/scratch.h"
+
+#define MAPPING_SEARCH_STEPS 15 /* 2^14 mappings a process, as user space limits them */
+
+/* Index of the last entry in [start, start + count) that begins at or below address; -1 = none. Whether it reaches that
+ * far is the caller's to check. One branch a step, so that the verifier's states stay few. */
+__noinline int find_mapping(abi_u32 start, abi_u32 count, abi_u64 address)
+{
+	abi_u32 low = start, high = start + count;
+
+	for (int i = 0; i < MAPPING_SEARCH_STEPS; i++) {
+		abi_u32 middle = low + ((high - low) >> 1);
+		struct mapping_value *m;
+
+		if (low >= high)
+			break;
+		m = bpf_map_lookup_elem(&mappings, &middle);
+		if (!m)
+			return -1;
+		if (m->start <= address)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low == start ? -1 : (int)(low - 1);
+}
+
+static __always_inline abi_u64 hash_step(abi_u64 h, abi_u64 v)
+{
+	h = (h ^ v) * 0x9e3779b97f4a7c15ULL;
+	return h ^ (h >> 29);
+}
+
+/* Fills frames from kernel_ips. A return address is moved back by one, into the call. */
+__noinline int normalise_kernel(abi_u32 set, abi_u32 count)
+{
+	struct scratch *s = scratch_get(set);
+	abi_u64 h = count;
+
+	if (!s)
+		return -1;
+	for (abi_u32 i = 0; i < STACK_MAX_KERNEL_FRAMES; i++) {
+		abi_frame frame;
+
+		if (i >= count)
+			break;
+		frame = ABI_FRAME(IMAGE_KERNEL, s->kernel_ips[i] - (i != 0));
+		s->frames[i] = frame;
+		h = hash_step(h, frame);
+	}
+	s->stack.stack_id = h;
+	return 0;
+}
+
+/* Appends frames from user_ips behind `at` kernel frames; (start, count) is the process's range of mappings.
+ * Returns whether raw frames are among them. */
+__noinline int normalise_user(abi_u32 set, abi_u32 at, abi_u32 frames, abi_u32 start, abi_u32 count)
+{
+	struct scratch *s = scratch_get(set);
+	abi_u64 from = 1, bytes = 0, offset = 0, h;
+	abi_u32 image = 0;
+	int raw = 0;
+
+	if (!s)
+		return 0;
+	h = s->stack.stack_id;
+	for (abi_u32 i = 0; i < STACK_MAX_USER_FRAMES; i++) {
+		abi_u64 address;
+		abi_frame frame;
+
+		if (i >= frames)
+			break;
+		address = s->user_ips[i] - (i != 0);
+		if (address - from >= bytes) {
+			int index = count ? find_mapping(start, count, address) : -1;
+			struct mapping_value *m = NULL;
+
+			if (index >= 0) {
+				abi_u32 key = (abi_u32)index;
+
+				m = bpf_map_lookup_elem(&mappings, &key);
+			}
+			if (m) {
+				from = m->start;
+				bytes = (abi_u64)m->pages << 12;
+				offset = m->offset;
+				image = m->image;
+			} else {
+				bytes = 0;
+			}
+		}
+		if (address - from < bytes) {
+			frame = ABI_FRAME(image, address - from + offset);
+		} else {
+			frame = ABI_FRAME_RAW | address;
+			raw = 1;
+		}
+		s->frames[(at + i) & (SCRATCH_FRAMES - 1)] = frame;
+		h = hash_step(h, frame);
+	}
+	s->stack.stack_id = h;
+	return raw;
+}
+
+/* Takes the stacks of the current task into scratch set `set` and makes s->stack and s->frames whole, s->stack.stack_id
+ * included. proc may be NULL. Returns the number of frames. */
+static __always_inline abi_u32 stack_take(void *ctx, abi_u32 set, struct scratch *s, const struct proc_value *proc,
+					  abi_u32 pid, abi_u64 time_ns, int has_user)
+{
+	abi_u32 kernel_frames = 0, user_frames = 0, incomplete = 0;
+	long bytes;
+
+	bytes = bpf_get_stack(ctx, s->kernel_ips, STACK_MAX_KERNEL_FRAMES * sizeof(abi_u64), 0);
+	if (bytes > 0)
+		kernel_frames = (abi_u32)bytes / sizeof(abi_u64);
+	/* -EFAULT: the event hit user mode and there is no kernel stack. */
+	else if (bytes < 0 && bytes != -14)
+		incomplete |= 1u << INCOMPLETE_KERNEL_STACK;
+	if (kernel_frames > STACK_MAX_KERNEL_FRAMES)
+		kernel_frames = STACK_MAX_KERNEL_FRAMES;
+	if (has_user) {
+		bytes = bpf_get_stack(ctx, s->user_ips, STACK_MAX_USER_FRAMES * sizeof(abi_u64), BPF_F_USER_STACK);
+		if (bytes > 0)
+			user_frames = (abi_u32)bytes / sizeof(abi_u64);
+		else
+			incomplete |= 1u << INCOMPLETE_USER_STACK;
+	}
+	if (user_frames > STACK_MAX_USER_FRAMES)
+		user_frames = STACK_MAX_USER_FRAMES;
+	if (kernel_frames == STACK_MAX_KERNEL_FRAMES || user_frames == STACK_MAX_USER_FRAMES)
+		incomplete |= 1u << INCOMPLETE_DEPTH;
+
+	s->stack.head.pid = pid;
+	s->stack.time_ns = time_ns;
+	s->stack.generation = proc ? proc->generation : 0;
+	s->stack.kernel_frames = (abi_u16)kernel_frames;
+	s->stack.user_frames = (abi_u16)user_frames;
+	s->stack.incomplete = incomplete;
+	normalise_kernel(set, kernel_frames);
+	if (user_frames) {
+		struct range_value *range = bpf_map_lookup_elem(&proc_ranges, &pid);
+		abi_u32 start = 0, count = 0;
+
+		if (range && proc && range->generation == proc->generation) {
+			start = range->start;
+			count = range->count;
+		}
+		if (normalise_user(set, kernel_frames, user_frames, start, count))
+			/* Raw addresses mean something in their process only. */
+			s->stack.stack_id =
+				hash_step(s->stack.stack_id, ((abi_u64)s->stack.generation << 32) | pid);
+	}
+	if (incomplete)
+		s->stack.stack_id = hash_step(s->stack.stack_id, incomplete);
+	return kernel_frames + user_frames;
+}
+
+/* Sends the stack of the scratch set unless user space has it. 0, or the drop cause + 1. */
+static __always_inline int stack_send(struct scratch *s, abi_u32 frames, abi_u64 *seen_full)
+{
+	abi_u64 id = s->stack.stack_id;
+	abi_u32 one = 1;
+
+	if (bpf_map_lookup_elem(&stacks, &id))
+		return 0;
+	if (frames > STACK_MAX_FRAMES)
+		frames = STACK_MAX_FRAMES;
+	s->stack.head.type = RECORD_STACK;
+	if (bpf_ringbuf_output(&ring, &s->stack, sizeof(s->stack) + frames * sizeof(abi_frame), BPF_RB_NO_WAKEUP))
+		return DROP_STACK_LOST + 1;
+	if (bpf_map_update_elem(&stacks, &id, &one, BPF_ANY))
+		(*seen_full)++;
+	return 0;
+}
+
+/* The id of the name in s->name.name, sent once. 0 = it could not be sent. */
+static __always_inline abi_u32 name_send(struct scratch *s)
+{
+	const abi_u64 *words = (const abi_u64 *)s->name.name;
+	abi_u64 h = hash_step(hash_step(1, words[0]), words[1]);
+	abi_u32 id = (abi_u32)(h >> 32) | 1, one = 1;
+
+	if (bpf_map_lookup_elem(&names, &id))
+		return id;
+	s->name.head.type = RECORD_NAME;
+	s->name.name_id = id;
+	if (bpf_ringbuf_output(&ring, &s->name, sizeof(s->name), BPF_RB_NO_WAKEUP))
+		return 0;
+	bpf_map_update_elem(&names, &id, &one, BPF_ANY);
+	return id;
+}
+
+#endif

@@ -1,0 +1,269 @@
+#include "daemon/core/stacks.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <uthash.h>
+
+#define KERNEL_ADDRESS_BITS (~ABI_FRAME_OFFSET_MASK)
+
+struct stack {
+	uint64_t id;
+	uint64_t used_ns;
+	struct record_stack *record; /* until decoded */
+	node_id node;
+	uint32_t incomplete;
+	bool raw;
+	UT_hash_handle hh;
+};
+
+struct name {
+	uint32_t id;
+	intern_id text;
+	bool used;
+	UT_hash_handle hh;
+};
+
+struct stacks {
+	struct trie *trie;
+	struct images *images;
+	struct intern *strings;
+	size_t max_stacks, max_names;
+	struct stacks_forget forget;
+	struct stack *by_id;
+	struct name *names;
+};
+
+int stacks_create(struct trie *trie, struct images *images, struct intern *strings, size_t max_stacks, size_t max_names,
+		  const struct stacks_forget *forget, struct stacks **ret)
+{
+	struct stacks *t = calloc(1, sizeof(*t));
+
+	if (!t)
+		return -ENOMEM;
+	t->trie = trie;
+	t->images = images;
+	t->strings = strings;
+	t->max_stacks = max_stacks;
+	t->max_names = max_names;
+	t->forget = *forget;
+	*ret = t;
+	return 0;
+}
+
+static void drop_stack(struct stacks *t, struct stack *s)
+{
+	HASH_DEL(t->by_id, s);
+	free(s->record);
+	free(s);
+}
+
+void stacks_destroy(struct stacks *t)
+{
+	struct stack *s, *next_stack;
+	struct name *n, *next_name;
+
+	if (!t)
+		return;
+	HASH_ITER(hh, t->by_id, s, next_stack)
+		drop_stack(t, s);
+	HASH_ITER(hh, t->names, n, next_name) {
+		HASH_DEL(t->names, n);
+		free(n);
+	}
+	free(t);
+}
+
+int stacks_add(struct stacks *t, const struct record_stack *r, uint64_t now_ns)
+{
+	size_t bytes = sizeof(*r) + ((size_t)r->kernel_frames + r->user_frames) * sizeof(abi_frame);
+	struct stack *s;
+
+	HASH_FIND(hh, t->by_id, &r->stack_id, sizeof(r->stack_id), s);
+	if (s) /* sent twice: by two CPUs at once, or the kernel's memory of it was full */
+		return 0;
+	if (HASH_COUNT(t->by_id) >= t->max_stacks) {
+		t->forget.stack(t->forget.user, r->stack_id);
+		return -ENOSPC;
+	}
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return -ENOMEM;
+	s->record = malloc(bytes);
+	if (!s->record) {
+		free(s);
+		return -ENOMEM;
+	}
+	memcpy(s->record, r, bytes);
+	s->id = r->stack_id;
+	s->used_ns = now_ns;
+	HASH_ADD(hh, t->by_id, id, sizeof(s->id), s);
+	return 0;
+}
+
+int stacks_add_name(struct stacks *t, const struct record_name *r)
+{
+	struct name *n;
+	int err;
+
+	HASH_FIND(hh, t->names, &r->name_id, sizeof(r->name_id), n);
+	if (n)
+		return 0;
+	if (HASH_COUNT(t->names) >= t->max_names) {
+		t->forget.name(t->forget.user, r->name_id);
+		return -ENOSPC;
+	}
+	n = calloc(1, sizeof(*n));
+	if (!n)
+		return -ENOMEM;
+	n->id = r->name_id;
+	n->used = true;
+	err = intern_put(t->strings, r->name, strnlen(r->name, COMM_BYTES), &n->text);
+	if (err) {
+		free(n);
+		t->forget.name(t->forget.user, r->name_id);
+		return err;
+	}
+	HASH_ADD(hh, t->names, id, sizeof(n->id), n);
+	return 0;
+}
+
+intern_id stacks_name(struct stacks *t, uint32_t name_id)
+{
+	struct name *n;
+
+	HASH_FIND(hh, t->names, &name_id, sizeof(name_id), n);
+	if (!n) {
+		t->forget.name(t->forget.user, name_id);
+		return INTERN_EMPTY;
+	}
+	n->used = true;
+	return n->text;
+}
+
+static int user_frame(struct stacks *t, const struct process *process, abi_frame f, bool final, uint32_t *incomplete,
+		      frame_id *ret)
+{
+	struct mapping m;
+	uint64_t address;
+	int err;
+
+	if (!(f & ABI_FRAME_RAW))
+		return images_frame(t->images, ABI_FRAME_IMAGE(f), ABI_FRAME_OFFSET(f), ret);
+	address = f & ~ABI_FRAME_RAW;
+	err = process ? process_find_mapping(process, address, &m) : -ENOENT;
+	if (err == -EAGAIN && !final)
+		return err;
+	if (err || m.image == IMAGE_NONE) {
+		*incomplete |= 1u << INCOMPLETE_UNMAPPED;
+		return images_special_frame(t->images, SPECIAL_UNKNOWN, ret);
+	}
+	if (m.image == IMAGE_JIT)
+		return images_frame(t->images, IMAGE_JIT, address, ret);
+	return images_frame(t->images, m.image, address - m.start + m.offset, ret);
+}
+
+static int decode(struct stacks *t, struct stack *s, const struct process *process, bool final)
+{
+	const struct record_stack *r = s->record;
+	const abi_frame *kernel = (const abi_frame *)(r + 1), *user = kernel + r->kernel_frames;
+	frame_id frames[STACK_MAX_FRAMES + 3];
+	uint32_t incomplete = r->incomplete;
+	bool raw = false;
+	size_t n = 0;
+	int err;
+
+	/* Root first. What is missing is shown as a frame in its place. */
+	if (incomplete & (1u << INCOMPLETE_DEPTH)) {
+		err = images_special_frame(t->images, SPECIAL_TRUNCATED, &frames[n++]);
+		if (err)
+			return err;
+	}
+	if (incomplete & (1u << INCOMPLETE_USER_STACK)) {
+		err = images_special_frame(t->images, SPECIAL_UNKNOWN, &frames[n++]);
+		if (err)
+			return err;
+	}
+	for (size_t i = r->user_frames; i-- > 0;) {
+		raw |= (user[i] & ABI_FRAME_RAW) != 0;
+		err = user_frame(t, process, user[i], final, &incomplete, &frames[n++]);
+		if (err)
+			return err;
+	}
+	for (size_t i = r->kernel_frames; i-- > 0;) {
+		err = images_frame(t->images, IMAGE_KERNEL, ABI_FRAME_OFFSET(kernel[i]) | KERNEL_ADDRESS_BITS,
+				   &frames[n++]);
+		if (err)
+			return err;
+	}
+	if (incomplete & (1u << INCOMPLETE_KERNEL_STACK)) {
+		err = images_special_frame(t->images, SPECIAL_KERNEL_UNKNOWN, &frames[n++]);
+		if (err)
+			return err;
+	}
+	err = trie_stack(t->trie, frames, n, &s->node);
+	if (err)
+		return err;
+	s->incomplete = incomplete;
+	s->raw = raw;
+	free(s->record);
+	s->record = NULL;
+	return 0;
+}
+
+int stacks_resolve(struct stacks *t, uint64_t stack_id, const struct process *process, bool final, uint64_t now_ns,
+		   struct stack_view *ret)
+{
+	struct stack *s;
+
+	HASH_FIND(hh, t->by_id, &stack_id, sizeof(stack_id), s);
+	if (!s) {
+		t->forget.stack(t->forget.user, stack_id);
+		return -ENOENT;
+	}
+	if (s->record) {
+		int err = decode(t, s, process, final);
+
+		if (err)
+			return err;
+	}
+	s->used_ns = now_ns;
+	*ret = (struct stack_view){.node = s->node, .incomplete = s->incomplete, .raw = s->raw};
+	return 0;
+}
+
+void stacks_sweep(struct stacks *t, uint64_t before_ns)
+{
+	struct stack *s, *next_stack;
+	struct name *n, *next_name;
+
+	HASH_ITER(hh, t->by_id, s, next_stack) {
+		if (s->used_ns < before_ns) {
+			t->forget.stack(t->forget.user, s->id);
+			drop_stack(t, s);
+		} else if (!s->record) {
+			trie_mark(t->trie, s->node);
+		}
+	}
+	HASH_ITER(hh, t->names, n, next_name) {
+		if (!n->used) {
+			t->forget.name(t->forget.user, n->id);
+			HASH_DEL(t->names, n);
+			free(n);
+			continue;
+		}
+		n->used = false; /* kept for one more round */
+		intern_mark(t->strings, n->text);
+	}
+}
+
+size_t stacks_count(const struct stacks *t)
+{
+	return HASH_COUNT(t->by_id);
+}
+
+size_t stacks_name_count(const struct stacks *t)
+{
+	return HASH_COUNT(t->names);
+}

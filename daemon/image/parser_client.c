@@ -1,0 +1,296 @@
+/* The daemon's side of the parser, see parser_client.h. A parser that dies is started again after a pause that doubles
+ * while parsers die without having answered. What it says is checked like any foreign input. */
+#include "daemon/image/parser_client.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "daemon/util/buf.h"
+#include "daemon/util/child.h"
+#include "daemon/util/clock.h"
+#include "daemon/util/log.h"
+#include "daemon/util/utf8.h"
+
+#define RESTART_MIN_NS (10 * NS_PER_MS)
+#define RESTART_MAX_NS (5 * NS_PER_S)
+#define STOP_TIMEOUT_NS NS_PER_S
+
+struct parser_client {
+	struct event_base *base;
+	char *exe;
+	uint64_t timeout_ns, memory_bytes;
+	const struct parser_client_ops *ops;
+	void *user;
+	struct child child;
+	struct event *readable, *timeout, *restart;
+	bool in_flight;
+	uint32_t id, count;
+	uint64_t epoch;
+	uint64_t restart_ns;
+	struct buf clean[2];
+	union {
+		struct parser_response head;
+		char bytes[PARSER_MESSAGE_MAX];
+	} message;
+};
+
+static struct timeval timeval_of(uint64_t ns)
+{
+	return (struct timeval){.tv_sec = (time_t)(ns / NS_PER_S), .tv_usec = (suseconds_t)(ns % NS_PER_S / 1000)};
+}
+
+static void on_readable(evutil_socket_t fd, short what, void *user);
+
+static int start_child(struct parser_client *p, struct err *e)
+{
+	struct parser_request config = {.kind = PARSER_CONFIG, .memory_bytes = p->memory_bytes};
+	struct iovec iov = {.iov_base = &config, .iov_len = sizeof(config)};
+	int r = child_spawn(p->exe, "--internal-parser", &p->child, e);
+
+	if (r)
+		return r;
+	(void)child_send(p->child.fd, &iov, 1, -1); /* a failure shows as the end of the socket */
+	p->readable = event_new(p->base, p->child.fd, EV_READ | EV_PERSIST, on_readable, p);
+	if (!p->readable || event_add(p->readable, NULL)) {
+		if (p->readable)
+			event_free(TAKE_PTR(p->readable));
+		child_kill(&p->child);
+		return -ENOMEM;
+	}
+	p->epoch++;
+	return 0;
+}
+
+static void drop_child(struct parser_client *p)
+{
+	if (p->readable)
+		event_free(TAKE_PTR(p->readable));
+	child_kill(&p->child);
+	event_del(p->timeout);
+}
+
+static void schedule_restart(struct parser_client *p)
+{
+	struct timeval tv = timeval_of(p->restart_ns);
+
+	event_add(p->restart, &tv);
+	p->restart_ns = p->restart_ns * 2 < RESTART_MAX_NS ? p->restart_ns * 2 : RESTART_MAX_NS;
+}
+
+static void on_restart(evutil_socket_t fd, short what, void *user)
+{
+	_cleanup_free_ struct err *e = calloc(1, sizeof(*e));
+	struct parser_client *p = user;
+
+	(void)fd;
+	(void)what;
+	if (start_child(p, e)) {
+		log_error("parser", "cannot start cause=\"%s\"", e ? e->text : "out of memory");
+		schedule_restart(p);
+		return;
+	}
+	p->ops->ready(p->user);
+}
+
+static void fail(struct parser_client *p, int error)
+{
+	bool in_flight = p->in_flight;
+
+	drop_child(p);
+	p->in_flight = false;
+	log_warn("parser", "%s restart_in_ms=%llu", error == -ETIMEDOUT ? "timed out" : "died",
+		 (unsigned long long)(p->restart_ns / NS_PER_MS));
+	schedule_restart(p);
+	if (in_flight)
+		p->ops->done(p->user, error, NULL);
+}
+
+/* Control characters would garble terminals and logs. */
+static const char *clean_name(struct buf *b, const char *name, size_t *len)
+{
+	bool good = utf8_valid(name, *len);
+
+	for (size_t i = 0; good && i < *len; i++)
+		good = (unsigned char)name[i] >= 0x20 && name[i] != 0x7f;
+	if (good)
+		return name;
+	b->len = 0;
+	utf8_add(b, name, *len);
+	if (b->failed || !b->data) {
+		*len = 0;
+		return "";
+	}
+	for (size_t i = 0; i < b->len; i++)
+		if ((unsigned char)b->data[i] < 0x20 || b->data[i] == 0x7f)
+			b->data[i] = '?';
+	*len = b->len;
+	return b->data;
+}
+
+static void clean_text(char *text, size_t size)
+{
+	text[size - 1] = '\0';
+	for (char *c = text; *c; c++)
+		if ((unsigned char)*c < 0x20 || (unsigned char)*c >= 0x7f)
+			*c = '?';
+}
+
+static int take_entries(struct parser_client *p, size_t len)
+{
+	const char *at = p->message.bytes + sizeof(p->message.head), *end = p->message.bytes + len;
+
+	for (uint32_t i = 0; i < p->message.head.entry_count; i++) {
+		struct parser_entry entry;
+		const char *function, *system_name;
+		size_t n, m;
+
+		if ((size_t)(end - at) < sizeof(entry))
+			return -EBADMSG;
+		memcpy(&entry, at, sizeof(entry));
+		at += sizeof(entry);
+		n = entry.function_bytes;
+		m = entry.system_bytes;
+		if (entry.index >= p->count || n > PARSER_NAME_MAX || m > PARSER_NAME_MAX || (size_t)(end - at) < n + m)
+			return -EBADMSG;
+		function = clean_name(&p->clean[0], at, &n);
+		system_name = clean_name(&p->clean[1], at + entry.function_bytes, &m);
+		at += entry.function_bytes + entry.system_bytes;
+		p->ops->entry(p->user, &entry, function, n, m ? system_name : function, m ? m : n);
+	}
+	return 0;
+}
+
+/* One message. -EAGAIN: none there; -EPIPE. */
+static int receive(struct parser_client *p)
+{
+	struct parser_response *s = &p->message.head;
+	size_t len = 0;
+	int r, fd = -1;
+
+	r = child_recv(p->child.fd, &p->message, sizeof(p->message), &len, &fd);
+	if (r)
+		return r == -EAGAIN ? -EAGAIN : -EPIPE;
+	if (fd >= 0)
+		close(fd); /* it has none to give */
+	if (len < sizeof(*s) || !p->in_flight || s->id != p->id || take_entries(p, len))
+		return -EPIPE;
+	if (s->more)
+		return 0;
+	clean_text(s->build_id, sizeof(s->build_id));
+	clean_text(s->problem, sizeof(s->problem));
+	p->in_flight = false;
+	p->restart_ns = RESTART_MIN_NS;
+	event_del(p->timeout);
+	p->ops->done(p->user, 0, s);
+	return 0;
+}
+
+static void on_readable(evutil_socket_t fd, short what, void *user)
+{
+	struct parser_client *p = user;
+
+	(void)fd;
+	(void)what;
+	if (receive(p) == -EPIPE)
+		fail(p, -EPIPE);
+}
+
+static void on_timeout(evutil_socket_t fd, short what, void *user)
+{
+	struct parser_client *p = user;
+	int r;
+
+	(void)fd;
+	(void)what;
+	/* The loop itself may have been late: what is there counts. */
+	do
+		r = receive(p);
+	while (r == 0 && p->in_flight);
+	if (r == -EPIPE)
+		fail(p, -EPIPE);
+	else if (r == -EAGAIN && p->in_flight)
+		fail(p, -ETIMEDOUT);
+}
+
+bool parser_client_idle(const struct parser_client *p)
+{
+	return p->child.fd >= 0 && !p->in_flight;
+}
+
+int parser_client_send(struct parser_client *p, enum parser_kind kind, uint32_t image, const uint64_t *offsets,
+		       uint32_t count, int fd)
+{
+	struct parser_request request = {.kind = kind, .image = image, .count = count, .id = p->id + 1};
+	struct iovec iov[2] = {
+		{.iov_base = &request, .iov_len = sizeof(request)},
+		{.iov_base = (void *)(uintptr_t)offsets, .iov_len = count * sizeof(*offsets)},
+	};
+	struct timeval tv = timeval_of(p->timeout_ns);
+	int r;
+
+	if (!parser_client_idle(p))
+		return -EAGAIN;
+	r = child_send(p->child.fd, iov, count ? 2 : 1, fd);
+	if (r)
+		return r;
+	p->id++;
+	p->count = count;
+	p->in_flight = true;
+	event_add(p->timeout, &tv);
+	return 0;
+}
+
+uint64_t parser_client_epoch(const struct parser_client *p)
+{
+	return p->epoch;
+}
+
+int parser_client_pid(const struct parser_client *p)
+{
+	return p->child.pid;
+}
+
+int parser_client_create(struct event_base *base, const char *exe, uint64_t timeout_ns, uint64_t memory_bytes,
+			 const struct parser_client_ops *ops, void *user, struct parser_client **ret, struct err *e)
+{
+	struct parser_client *p = calloc(1, sizeof(*p));
+	int r = -ENOMEM;
+
+	if (!p)
+		return -ENOMEM;
+	p->base = base;
+	p->timeout_ns = timeout_ns;
+	p->memory_bytes = memory_bytes;
+	p->ops = ops;
+	p->user = user;
+	p->child = (struct child){.pid = -1, .fd = -1};
+	p->restart_ns = RESTART_MIN_NS;
+	p->timeout = event_new(base, -1, 0, on_timeout, p);
+	p->restart = event_new(base, -1, 0, on_restart, p);
+	p->exe = exe ? strdup(exe) : NULL;
+	if (p->timeout && p->restart && (!exe || p->exe))
+		r = start_child(p, e);
+	if (r) {
+		parser_client_destroy(p);
+		return r;
+	}
+	*ret = p;
+	return 0;
+}
+
+void parser_client_destroy(struct parser_client *p)
+{
+	if (!p)
+		return;
+	if (p->readable)
+		event_free(p->readable);
+	child_stop(&p->child, STOP_TIMEOUT_NS);
+	if (p->timeout)
+		event_free(p->timeout);
+	if (p->restart)
+		event_free(p->restart);
+	buf_deinit(&p->clean[0]);
+	buf_deinit(&p->clean[1]);
+	free(p->exe);
+	free(p);
+}

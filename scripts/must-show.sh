@@ -1,0 +1,21 @@
+#!/bin/sh
+# What must be shown: id, the command that shows it, and the last figures that it left in build/figures/ID.
+set -eu
+cd "$(dirname "$0")/.."
+show() {
+	printf '%s\t%s\n' "$1" "$2"
+	if [ -s "build/figures/$1" ]; then
+		sed 's/^/\t\t/' "build/figures/$1"
+	else
+		printf '\t\t(not run yet)\n'
+	fi
+}
+e2e="python3 tests/e2e/run.py"
+show light.1 "make fresh"
+show light.2 "$e2e light_2"
+show light.3 "$e2e light_3"
+show light.4 "make kernels"
+show light.5 "make bench-cpu"
+show light.6 "$e2e light_6"
+show light.7 "$e2e light_7"
+show light.8 "$e2e light_8"

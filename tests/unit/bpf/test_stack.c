@@ -1,0 +1,248 @@
+/* bpf/stack.h compiled for user space: mapping search, normalisation, ids, sending once. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/util/cleanup.h"
+#include "tests/bpf/shim.h"
+
+#pragma GCC diagnostic ignored "-Wmissing-prototypes"
+#include "bpf/stack.h"
+
+static struct mapping_value table[1 << 14];
+static struct scratch scratch_memory;
+static struct range_value range;
+static uint64_t known_stacks[64];
+static uint32_t known_names[64];
+static size_t known_stack_count, known_name_count, sent, ring_room = 1000;
+static uint64_t kernel_ips[130], user_ips[130];
+static long kernel_result, user_result;
+static uint64_t last_sent_bytes;
+
+void *shim_map_lookup(const void *map, const void *key)
+{
+	static uint32_t one = 1;
+
+	if (map == &mappings) {
+		uint32_t i = *(const uint32_t *)key;
+
+		return i < ARRAY_SIZE(table) ? &table[i] : NULL;
+	}
+	if (map == &scratch)
+		return &scratch_memory;
+	if (map == &proc_ranges)
+		return &range;
+	if (map == &stacks)
+		for (size_t i = 0; i < known_stack_count; i++)
+			if (known_stacks[i] == *(const uint64_t *)key)
+				return &one;
+	if (map == &names)
+		for (size_t i = 0; i < known_name_count; i++)
+			if (known_names[i] == *(const uint32_t *)key)
+				return &one;
+	return NULL;
+}
+
+long shim_map_update(const void *map, const void *key, const void *value)
+{
+	(void)value;
+	if (map == &stacks)
+		known_stacks[known_stack_count++] = *(const uint64_t *)key;
+	if (map == &names)
+		known_names[known_name_count++] = *(const uint32_t *)key;
+	return 0;
+}
+
+long shim_get_stack(void *buffer, uint32_t size, uint64_t flags)
+{
+	long result = flags & BPF_F_USER_STACK ? user_result : kernel_result;
+
+	if (result > (long)size)
+		result = size;
+	if (result > 0)
+		memcpy(buffer, flags & BPF_F_USER_STACK ? user_ips : kernel_ips, (size_t)result);
+	return result;
+}
+
+long shim_ringbuf_output(const void *data, uint64_t size)
+{
+	(void)data;
+	if (!ring_room)
+		return -11;
+	ring_room--;
+	sent++;
+	last_sent_bytes = size;
+	return 0;
+}
+
+static int reset(void **state)
+{
+	(void)state;
+	memset(table, 0, sizeof(table));
+	memset(&scratch_memory, 0, sizeof(scratch_memory));
+	known_stack_count = known_name_count = sent = 0;
+	ring_room = 1000;
+	kernel_result = user_result = -14;
+	range = (struct range_value){0};
+	return 0;
+}
+
+static void find_mapping__agrees_with_a_linear_search(void **state)
+{
+	const uint32_t start = 100, counts[] = {0, 1, 2, 3, 7, 64, 1000, 16000};
+
+	(void)state;
+	for (size_t c = 0; c < ARRAY_SIZE(counts); c++) {
+		uint64_t at = 0x1000;
+
+		for (uint32_t i = 0; i < counts[c]; i++) {
+			at += (uint64_t)(1 + i % 3) << 12;
+			table[start + i] = (struct mapping_value){.start = at, .pages = 1 + i % 2, .image = 16 + i};
+			at += (uint64_t)table[start + i].pages << 12;
+		}
+		for (uint64_t address = 0; address < at + 0x3000; address += 0x800) {
+			int expected = -1, found = find_mapping(start, counts[c], address);
+
+			for (uint32_t i = 0; i < counts[c] && table[start + i].start <= address; i++)
+				expected = (int)(start + i);
+			assert_int_equal(found, expected);
+		}
+	}
+}
+
+static void stack_take__normalises_what_is_mapped_and_keeps_the_rest_raw(void **state)
+{
+	struct proc_value proc = {.generation = 9};
+
+	(void)state;
+	table[5] = (struct mapping_value){.start = 0x400000, .pages = 16, .offset = 0x1000, .image = 20};
+	table[6] = (struct mapping_value){.start = 0x7f0000000000, .pages = 256, .offset = 0, .image = 21};
+	range = (struct range_value){.generation = 9, .start = 5, .count = 2};
+	user_ips[0] = 0x400123;         /* the leaf: as it is */
+	user_ips[1] = 0x400201;         /* a return address: moved into the call */
+	user_ips[2] = 0x7f0000000abd;
+	user_ips[3] = 0x500000;         /* behind the end of the first mapping */
+	user_result = 4 * 8;
+	kernel_ips[0] = 0xffffffff81000010;
+	kernel_ips[1] = 0xffffffff81000100;
+	kernel_result = 2 * 8;
+
+	assert_int_equal(stack_take(NULL, 0, &scratch_memory, &proc, 77, 1, 1), 6);
+	assert_int_equal(scratch_memory.frames[0], ABI_FRAME(IMAGE_KERNEL, 0xffffffff81000010));
+	assert_int_equal(scratch_memory.frames[1], ABI_FRAME(IMAGE_KERNEL, 0xffffffff810000ff));
+	assert_int_equal(scratch_memory.frames[2], ABI_FRAME(20, 0x1123));
+	assert_int_equal(scratch_memory.frames[3], ABI_FRAME(20, 0x1200));
+	assert_int_equal(scratch_memory.frames[4], ABI_FRAME(21, 0xabc));
+	assert_int_equal(scratch_memory.frames[5], ABI_FRAME_RAW | 0x4fffff);
+	assert_int_equal(scratch_memory.stack.kernel_frames, 2);
+	assert_int_equal(scratch_memory.stack.user_frames, 4);
+	assert_int_equal(scratch_memory.stack.incomplete, 0);
+}
+
+static void stack_take__an_old_generations_mappings_are_not_used(void **state)
+{
+	struct proc_value proc = {.generation = 10};
+
+	(void)state;
+	table[5] = (struct mapping_value){.start = 0x400000, .pages = 16, .image = 20};
+	range = (struct range_value){.generation = 9, .start = 5, .count = 1};
+	user_ips[0] = 0x400123;
+	user_result = 8;
+	assert_int_equal(stack_take(NULL, 0, &scratch_memory, &proc, 77, 1, 1), 1);
+	assert_int_equal(scratch_memory.frames[0], ABI_FRAME_RAW | 0x400123);
+}
+
+static void stack_take__ids_of_raw_stacks_differ_by_process(void **state)
+{
+	struct proc_value proc = {.generation = 10};
+	uint64_t id, normalised;
+
+	(void)state;
+	user_ips[0] = 0x400123;
+	user_result = 8;
+	stack_take(NULL, 0, &scratch_memory, &proc, 77, 1, 1);
+	id = scratch_memory.stack.stack_id;
+	stack_take(NULL, 0, &scratch_memory, &proc, 78, 1, 1);
+	assert_true(id != scratch_memory.stack.stack_id);
+	proc.generation = 11;
+	stack_take(NULL, 0, &scratch_memory, &proc, 77, 1, 1);
+	assert_true(id != scratch_memory.stack.stack_id);
+
+	table[5] = (struct mapping_value){.start = 0x400000, .pages = 16, .image = 20};
+	range = (struct range_value){.generation = 11, .start = 5, .count = 1};
+	stack_take(NULL, 0, &scratch_memory, &proc, 77, 1, 1);
+	normalised = scratch_memory.stack.stack_id;
+	stack_take(NULL, 0, &scratch_memory, &proc, 78, 2, 1);
+	assert_int_equal(normalised, scratch_memory.stack.stack_id);
+}
+
+static void stack_take__says_what_is_missing(void **state)
+{
+	(void)state;
+	kernel_result = -22;
+	user_result = -14;
+	assert_int_equal(stack_take(NULL, 0, &scratch_memory, NULL, 77, 1, 1), 0);
+	assert_int_equal(scratch_memory.stack.incomplete,
+			 1u << INCOMPLETE_KERNEL_STACK | 1u << INCOMPLETE_USER_STACK);
+	/* A kernel thread has no user stack, and a sample in user mode no kernel stack: nothing is missing. */
+	kernel_result = -14;
+	assert_int_equal(stack_take(NULL, 0, &scratch_memory, NULL, 77, 1, 0), 0);
+	assert_int_equal(scratch_memory.stack.incomplete, 0);
+	user_result = 130 * 8;
+	assert_int_equal(stack_take(NULL, 0, &scratch_memory, NULL, 77, 1, 1), STACK_MAX_USER_FRAMES);
+	assert_int_equal(scratch_memory.stack.incomplete, 1u << INCOMPLETE_DEPTH);
+}
+
+static void stack_send__sends_once_and_again_after_it_was_lost(void **state)
+{
+	uint64_t full = 0;
+
+	(void)state;
+	scratch_memory.stack.stack_id = 42;
+	ring_room = 0;
+	assert_int_equal(stack_send(&scratch_memory, 3, &full), DROP_STACK_LOST + 1);
+	ring_room = 1000;
+	assert_int_equal(stack_send(&scratch_memory, 3, &full), 0);
+	assert_int_equal(sent, 1);
+	assert_int_equal(last_sent_bytes, sizeof(struct record_stack) + 3 * sizeof(abi_frame));
+	assert_int_equal(stack_send(&scratch_memory, 3, &full), 0);
+	assert_int_equal(sent, 1);
+}
+
+static void name_send__is_stable_and_never_zero(void **state)
+{
+	uint32_t id;
+
+	(void)state;
+	strcpy(scratch_memory.name.name, "redis-server");
+	id = name_send(&scratch_memory);
+	assert_true(id != 0);
+	assert_int_equal(name_send(&scratch_memory), id);
+	assert_int_equal(sent, 1);
+	strcpy(scratch_memory.name.name, "redis-serves");
+	assert_true(name_send(&scratch_memory) != id);
+	assert_int_equal(sent, 2);
+	strcpy(scratch_memory.name.name, "another");
+	ring_room = 0;
+	assert_int_equal(name_send(&scratch_memory), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup(find_mapping__agrees_with_a_linear_search, reset),
+		cmocka_unit_test_setup(stack_take__normalises_what_is_mapped_and_keeps_the_rest_raw, reset),
+		cmocka_unit_test_setup(stack_take__an_old_generations_mappings_are_not_used, reset),
+		cmocka_unit_test_setup(stack_take__ids_of_raw_stacks_differ_by_process, reset),
+		cmocka_unit_test_setup(stack_take__says_what_is_missing, reset),
+		cmocka_unit_test_setup(stack_send__sends_once_and_again_after_it_was_lost, reset),
+		cmocka_unit_test_setup(name_send__is_stable_and_never_zero, reset),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
