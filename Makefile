@@ -81,7 +81,7 @@ $(B)/baroscoped: $(B)/daemon/main.o $(B)/libbaroscope.a
 $(B)/baroctl: $(CTL_OBJ) $(B)/libbaroscope.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(B)/libbaroscope.a: $(LIB_OBJ)
-	rm -f $@ && ar rcs $@ $^
+	rm -f $@ && ar qcs $@ $^
 
 $(B)/%.bpf.o: %.bpf.c
 	@mkdir -p $(@D)
@@ -113,7 +113,7 @@ generated: $(SKELS) $(PROTO_H)
 workloads: $(WORKLOADS) ## targets with an oracle, for the tests
 
 # Workloads keep their frame pointers and symbols; they are no part of the product and take no product flags.
-W_CFLAGS  := -O2 -g -fno-omit-frame-pointer -fno-optimize-sibling-calls -mno-omit-leaf-frame-pointer -Wall -Wextra -Werror
+W_CFLAGS  := -O2 -g -fno-omit-frame-pointer -fno-optimize-sibling-calls -mno-omit-leaf-frame-pointer -fno-shrink-wrap -Wall -Wextra -Werror
 $(W)/w_c: tests/workloads/w_c.c tests/workloads/oracle.h
 	@mkdir -p $(@D)
 	gcc $(W_CFLAGS) -pthread -o $@ $<

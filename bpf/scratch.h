@@ -18,6 +18,7 @@ struct scratch {
 	abi_u64 user_ips[STACK_MAX_USER_FRAMES + 1];
 	struct record_sample sample;
 	struct record_name name;
+	struct mapping_value last; /* that a frame of this stack was found in */
 };
 
 struct {

@@ -60,54 +60,53 @@ __noinline int normalise_kernel(abi_u32 set, abi_u32 count)
 	return 0;
 }
 
+/* The frame of a user address, by the range (start, count) of its process; consecutive frames of one mapping search once.
+ * A function of its own, checked by the verifier once and not at each turn of the loop. */
+__noinline abi_u64 normalise_address(abi_u32 set, abi_u32 start, abi_u32 count, abi_u64 address)
+{
+	struct scratch *s = scratch_get(set);
+	struct mapping_value *m;
+	abi_u32 key;
+	int index;
+
+	if (!s)
+		return ABI_FRAME_RAW | address;
+	if (address - s->last.start < (abi_u64)s->last.pages << 12)
+		return ABI_FRAME(s->last.image, address - s->last.start + s->last.offset);
+	index = find_mapping(start, count, address);
+	if (index < 0)
+		return ABI_FRAME_RAW | address;
+	key = (abi_u32)index;
+	m = bpf_map_lookup_elem(&mappings, &key);
+	if (!m || address - m->start >= (abi_u64)m->pages << 12)
+		return ABI_FRAME_RAW | address;
+	s->last = *m;
+	return ABI_FRAME(m->image, address - m->start + m->offset);
+}
+
 /* Appends frames from user_ips behind `at` kernel frames; (start, count) is the process's range of mappings.
  * Returns whether raw frames are among them. */
 __noinline int normalise_user(abi_u32 set, abi_u32 at, abi_u32 frames, abi_u32 start, abi_u32 count)
 {
 	struct scratch *s = scratch_get(set);
-	abi_u64 from = 1, bytes = 0, offset = 0, h;
-	abi_u32 image = 0;
-	int raw = 0;
+	abi_u64 h, any = 0;
 
 	if (!s)
 		return 0;
+	s->last.pages = 0;
 	h = s->stack.stack_id;
 	for (abi_u32 i = 0; i < STACK_MAX_USER_FRAMES; i++) {
-		abi_u64 address;
 		abi_frame frame;
 
 		if (i >= frames)
 			break;
-		address = s->user_ips[i] - (i != 0);
-		if (address - from >= bytes) {
-			int index = count ? find_mapping(start, count, address) : -1;
-			struct mapping_value *m = NULL;
-
-			if (index >= 0) {
-				abi_u32 key = (abi_u32)index;
-
-				m = bpf_map_lookup_elem(&mappings, &key);
-			}
-			if (m) {
-				from = m->start;
-				bytes = (abi_u64)m->pages << 12;
-				offset = m->offset;
-				image = m->image;
-			} else {
-				bytes = 0;
-			}
-		}
-		if (address - from < bytes) {
-			frame = ABI_FRAME(image, address - from + offset);
-		} else {
-			frame = ABI_FRAME_RAW | address;
-			raw = 1;
-		}
+		frame = normalise_address(set, start, count, s->user_ips[i] - (i != 0));
+		any |= frame;
 		s->frames[(at + i) & (SCRATCH_FRAMES - 1)] = frame;
 		h = hash_step(h, frame);
 	}
 	s->stack.stack_id = h;
-	return raw;
+	return (any & ABI_FRAME_RAW) != 0;
 }
 
 /* Takes the stacks of the current task into scratch set `set` and makes s->stack and s->frames whole, s->stack.stack_id

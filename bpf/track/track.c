@@ -64,7 +64,7 @@ struct track {
 	struct batch batches[2]; /* one is lent out, the other takes what is carried over */
 	unsigned int current;
 	size_t carry; /* events at the end of batches[current] that belong to the next drain */
-	uint64_t order;
+	uint64_t order; /* even; the odd ones are for what is moved behind another event */
 	uint64_t lost_seen; /* events and side-band records lost so far, as told by the last drain */
 	uint64_t cpus_checked_ns;
 	uint64_t malformed;
@@ -378,7 +378,7 @@ static int on_record(void *user, void *data, size_t bytes)
 	event.pid = head->pid;
 	event.bytes = (uint32_t)bytes;
 	event.time_ns = record_time_ns(head);
-	event.order = t->order++;
+	event.order = t->order += 2;
 	if (batch_put(&t->batches[t->current], &event) < 0)
 		t->malformed++;
 	return 0;
@@ -389,7 +389,7 @@ static int on_sideband(void *user, const struct track_event *event)
 	struct track *t = user;
 	struct track_event copy = *event;
 
-	copy.order = t->order++;
+	copy.order = t->order += 2;
 	return batch_put(&t->batches[t->current], &copy);
 }
 
@@ -431,7 +431,7 @@ static uint64_t settle_execs(struct batch *b, uint64_t now_ns)
 				struct record_process *r = (struct record_process *)as_process(ev, RECORD_EXEC);
 
 				ev->time_ns = r->time_ns = begin->time_ns;
-				ev->order = begin->order;
+				ev->order = begin->order + 1;
 				moved = true;
 				break;
 			}

@@ -38,7 +38,7 @@ int track_share(struct track *t, struct bpf_object *object, struct err *e);
 enum track_event_kind {
 	TRACK_RECORD,     /* record: of the ring */
 	TRACK_MMAP,       /* mmap */
-	TRACK_EXEC_BEGIN, /* only for the tracker's own ordering: to be ignored */
+	TRACK_EXEC_BEGIN, /* pid: its old mappings are gone, those of the new program follow; its record too */
 };
 
 struct track_event {

@@ -281,9 +281,13 @@ int pipeline_drain(struct pipeline *p, struct err *e)
 			on_record(p, events[i].record, now_ns);
 		else if (events[i].kind == TRACK_MMAP)
 			targets_on_mmap(p->parts.targets, &events[i].mmap);
+		else
+			targets_on_exec_begin(p->parts.targets, events[i].pid, events[i].time_ns);
 	}
 	if (lost) {
-		err = targets_scan(p->parts.targets, track_enter, p->parts.track, e);
+		err = targets_scan_cgroups(p->parts.targets, e);
+		if (!err)
+			err = targets_scan(p->parts.targets, track_enter, p->parts.track, e);
 		if (err)
 			return err;
 	}

@@ -46,10 +46,10 @@ static char dir[] = "/tmp/baroscope-control-XXXXXX", path[80];
 int service_status(struct service *s, struct json_writer *w, struct err *e)
 {
 	(void)e;
-	json_object(w, NULL);
-	json_string(w, "version", "1");
-	json_uint(w, "answered", s->answered++);
-	json_object_end(w);
+	jw_object(w, NULL);
+	jw_string(w, "version", "1");
+	jw_uint(w, "answered", s->answered++);
+	jw_object_end(w);
 	return 0;
 }
 
@@ -61,10 +61,10 @@ int service_top(struct service *s, const struct service_range *r, const char *by
 		return err_set(e, -ENOENT, "no such type: nope");
 	if (r->selector && r->selector[0] != '{')
 		return err_set(e, -EINVAL, "the selector %s has no {", r->selector);
-	json_array(w, NULL);
-	json_string(w, NULL, by ? by : "function");
-	json_uint(w, NULL, limit);
-	json_array_end(w);
+	jw_array(w, NULL);
+	jw_string(w, NULL, by ? by : "function");
+	jw_uint(w, NULL, limit);
+	jw_array_end(w);
 	*ret_note = "nothing selected";
 	return 0;
 }

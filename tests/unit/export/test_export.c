@@ -7,11 +7,11 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <zlib.h>
 
-#include "daemon/control/jansson_read.h"
 #include "daemon/export/export.h"
 #include "proto/profile.pb-c.h"
 #include "tests/unit/query/fake_images.h"

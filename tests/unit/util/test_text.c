@@ -7,11 +7,11 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/control/jansson_read.h"
 #include "daemon/util/base64.h"
 #include "daemon/util/fault.h"
 #include "daemon/util/json_writer.h"
