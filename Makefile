@@ -100,6 +100,9 @@ $(B)/%.o: %.c | $(SKELS) $(PROTO_H)
 $(B)/proto/%.o: $(B)/proto/%.c
 	$(CC) $(CPPFLAGS) -std=gnu11 -O2 -g $(HARDEN) -c $< -o $@
 
+# Embedded by the assembler, unseen by -MMD.
+$(B)/daemon/control/idl.o: $(wildcard daemon/control/*.varlink)
+
 # Unit tests link the archive: each takes only the objects that it needs.
 $(UNIT_BIN) $(ROOT_BIN): $(B)/%: $(B)/%.o $(B)/libbaroscope.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
@@ -113,7 +116,7 @@ generated: $(SKELS) $(PROTO_H)
 workloads: $(WORKLOADS) ## targets with an oracle, for the tests
 
 # Workloads keep their frame pointers and symbols; they are no part of the product and take no product flags.
-W_CFLAGS  := -O2 -g -fno-omit-frame-pointer -fno-optimize-sibling-calls -mno-omit-leaf-frame-pointer -fno-shrink-wrap -Wall -Wextra -Werror
+W_CFLAGS  := -O2 -g -fno-omit-frame-pointer -fno-optimize-sibling-calls -mno-omit-leaf-frame-pointer -Wall -Wextra -Werror
 $(W)/w_c: tests/workloads/w_c.c tests/workloads/oracle.h
 	@mkdir -p $(@D)
 	gcc $(W_CFLAGS) -pthread -o $@ $<

@@ -13,6 +13,9 @@
 #include <time.h>
 
 #define ORACLE_NOINLINE __attribute__((noinline, noclone))
+/* At the head of a leaf: gcc leaves out its frame, -fno-omit-frame-pointer or not, unless the frame is asked for; its
+ * caller would then miss from stacks walked by frame pointer. */
+#define ORACLE_FRAME() __asm__ volatile("" : : "r"(__builtin_frame_address(0)))
 
 struct oracle_function {
 	const char *name;

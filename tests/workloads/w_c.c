@@ -9,6 +9,7 @@ uint64_t c_hot_tenth(uint64_t seed, uint64_t iterations);
 
 ORACLE_NOINLINE uint64_t c_hot_half(uint64_t seed, uint64_t iterations)
 {
+	ORACLE_FRAME();
 	for (uint64_t i = 0; i < iterations; i++)
 		seed = (seed ^ i) * 0x100000001b3u;
 	return seed;
@@ -16,6 +17,7 @@ ORACLE_NOINLINE uint64_t c_hot_half(uint64_t seed, uint64_t iterations)
 
 ORACLE_NOINLINE uint64_t c_hot_quarter(uint64_t seed, uint64_t iterations)
 {
+	ORACLE_FRAME();
 	for (uint64_t i = 0; i < iterations; i++)
 		seed = (seed << 7 | seed >> 57) + (i ^ 0x5bd1e995u);
 	return seed;
@@ -23,6 +25,7 @@ ORACLE_NOINLINE uint64_t c_hot_quarter(uint64_t seed, uint64_t iterations)
 
 ORACLE_NOINLINE uint64_t c_hot_inner(uint64_t seed, uint64_t iterations)
 {
+	ORACLE_FRAME();
 	for (uint64_t i = 0; i < iterations; i++)
 		seed = seed * 6364136223846793005u + 1442695040888963407u;
 	return seed;
@@ -38,6 +41,7 @@ ORACLE_NOINLINE uint64_t c_outer(uint64_t seed, uint64_t iterations)
 
 ORACLE_NOINLINE uint64_t c_hot_tenth(uint64_t seed, uint64_t iterations)
 {
+	ORACLE_FRAME();
 	for (uint64_t i = 0; i < iterations; i++)
 		seed ^= seed >> 3 ^ seed << 9 ^ i;
 	return seed;

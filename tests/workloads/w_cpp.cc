@@ -5,6 +5,7 @@ namespace work
 {
 template <typename T, int Shift> ORACLE_NOINLINE T churn(T seed, uint64_t iterations)
 {
+	ORACLE_FRAME();
 	for (uint64_t i = 0; i < iterations; i++)
 		seed = (seed ^ (seed >> Shift)) * 0xff51afd7ed558ccdu + i;
 	return seed;
@@ -15,12 +16,14 @@ class Engine
       public:
 	ORACLE_NOINLINE uint64_t turn(uint64_t seed, uint64_t iterations) const
 	{
+		ORACLE_FRAME();
 		for (uint64_t i = 0; i < iterations; i++)
 			seed = seed * factor_ + (i ^ seed >> 11);
 		return seed;
 	}
 	ORACLE_NOINLINE uint64_t operator()(uint64_t seed, uint64_t iterations) const
 	{
+		ORACLE_FRAME();
 		for (uint64_t i = 0; i < iterations; i++)
 			seed ^= (seed << 5) + (seed >> 2) + i;
 		return seed;

@@ -27,6 +27,7 @@ static void on_signal(int signo)
 
 __attribute__((noinline, noclone)) static uint64_t misc_spin(uint64_t seed, uint64_t iterations)
 {
+	__asm__ volatile("" : : "r"(__builtin_frame_address(0))); /* a leaf with a frame: its caller shows in stacks */
 	for (uint64_t i = 0; i < iterations; i++)
 		seed = seed * 6364136223846793005u + i;
 	__asm__ volatile("" : "+r"(seed)); /* not pure: calls without a use of the result stay */

@@ -39,7 +39,8 @@ static void expect_error(const char *text, const char *message)
 
 static void config_parse__empty_forms_give_the_defaults(void **state)
 {
-	static const char *const texts[] = {"", "{}", "# only a comment\n", "---\n", "\n\n", "null\n", "#\ta tab in a comment\n"};
+	static const char *const texts[] = {"",	    "{}",     "# only a comment\n",	"---\n",
+					    "\n\n", "null\n", "#\ta tab in a comment\n"};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
@@ -167,32 +168,34 @@ static const struct {
 	{"cpu: {rate_hz: [1]}\n", "f.yaml:1: rate_hz is a list; write a rate from 1 to 10000 such as 100"},
 	{"cpu: {rate_hz: 10, rate_hz: 20}\n", "f.yaml:1: the key \"rate_hz\" is in cpu twice; keep one"},
 	{"labels: {}\ncpu: {}\nlabels: {}\n", "f.yaml:3: the key \"labels\" is in the configuration twice; keep one"},
-	{"store: {retention: 14}\n",
-	 "f.yaml:1: retention is \"14\", which is no duration; write a number with its unit such as 500ms, 60s, 5m, 2h or "
-	 "14d"},
-	{"store: {retention: 2w}\n",
-	 "f.yaml:1: retention is \"2w\", which is no duration; write a number with its unit such as 500ms, 60s, 5m, 2h or "
-	 "14d"},
+	{"store: {retention: 14}\n", "f.yaml:1: retention is \"14\", which is no duration; write a number with its "
+				     "unit such as 500ms, 60s, 5m, 2h or "
+				     "14d"},
+	{"store: {retention: 2w}\n", "f.yaml:1: retention is \"2w\", which is no duration; write a number with its "
+				     "unit such as 500ms, 60s, 5m, 2h or "
+				     "14d"},
 	{"store: {retention: 1s}\n", "f.yaml:1: retention is \"1s\"; it may be from 60000ms to 315360000s"},
-	{"store: {max_bytes: 2GB}\n",
-	 "f.yaml:1: max_bytes is \"2GB\", which is no size; write bytes or a number with KiB, MiB or GiB such as 512MiB or "
-	 "2GiB"},
+	{"store: {max_bytes: 2GB}\n", "f.yaml:1: max_bytes is \"2GB\", which is no size; write bytes or a number with "
+				      "KiB, MiB or GiB such as 512MiB or "
+				      "2GiB"},
 	{"limits: {series: 1.5}\n", "f.yaml:1: series is \"1.5\"; write a whole number from 1 to 1000000"},
 	{"limits: {sessions: -1}\n", "f.yaml:1: sessions is \"-1\"; write a whole number from 1 to 1024"},
 	{"http: {allow_control: yes}\n", "f.yaml:1: allow_control is \"yes\"; write true or false"},
 	{"http:\n  tls_cert: /c\n", "f.yaml:2: http has tls_cert without tls_key; TLS needs both"},
 	{"listen:\n", "f.yaml:1: listen is empty; write ADDRESS:PORT such as 127.0.0.1:4041"},
-	{"\nlisten: 127.0.0.1\n",
-	 "f.yaml:2: the listen address \"127.0.0.1\" has no port; write ADDRESS:PORT such as 127.0.0.1:4041 or [::1]:4041"},
-	{"listen: 127.0.0.1:65536\n", "f.yaml:1: the listen address \"127.0.0.1:65536\" has a bad port; write a number up "
-				      "to 65535 such as 127.0.0.1:4041"},
+	{"\nlisten: 127.0.0.1\n", "f.yaml:2: the listen address \"127.0.0.1\" has no port; write ADDRESS:PORT such as "
+				  "127.0.0.1:4041 or [::1]:4041"},
+	{"listen: 127.0.0.1:65536\n",
+	 "f.yaml:1: the listen address \"127.0.0.1:65536\" has a bad port; write a number up "
+	 "to 65535 such as 127.0.0.1:4041"},
 	{"listen: \"::1:4041\"\n", "f.yaml:1: the listen address \"::1:4041\" needs brackets; write [::1]:4041"},
 	{"listen: \"[127.0.0.1]:1\"\n", "f.yaml:1: the listen address \"[127.0.0.1]:1\" is no address with port; write "
 					"ADDRESS:PORT such as 127.0.0.1:4041 or [::1]:4041"},
 	{"labels:\n  region: eu\n  region: us\n", "f.yaml:3: the key \"region\" is in labels twice; keep one"},
 	{"labels:\n  region:\n", "f.yaml:2: region in labels is empty; write a text"},
-	{"labels: {9x: a}\n", "f.yaml:1: \"9x\" in labels is no label name; use letters, digits and _, no digit first, not "
-			      "__ first"},
+	{"labels: {9x: a}\n",
+	 "f.yaml:1: \"9x\" in labels is no label name; use letters, digits and _, no digit first, not "
+	 "__ first"},
 	{"labels:\n  env: a\n  comm: b\n",
 	 "f.yaml:3: the label comm comes from each process; set it with `relabel`, or take another name"},
 	{"symbols: {debuginfod: [ftp://x]}\n",
@@ -203,8 +206,9 @@ static const struct {
 	{"targets:\n  allow: [/a]\n  deny: [/a]\n", "f.yaml:2: targets allows and denies \"/a\"; keep one of the two"},
 	{"targets:\n  deny:\n  - /a\n  - /a\n", "f.yaml:4: deny holds \"/a\" twice; keep one"},
 	{"relabel:\n- comm: x\n", "f.yaml:2: a relabel rule without \"set\"; write set: {label: value}"},
-	{"relabel:\n- set: {a: b}\n", "f.yaml:2: a relabel rule that matches nothing in particular; give cgroup, comm or "
-				      "exe, or use `labels` for all processes"},
+	{"relabel:\n- set: {a: b}\n",
+	 "f.yaml:2: a relabel rule that matches nothing in particular; give cgroup, comm or "
+	 "exe, or use `labels` for all processes"},
 	{"relabel:\n- set: {a: b}\n  comm: \"(\"\n",
 	 "f.yaml:3: comm is \"(\", which is no regular expression: missing closing parenthesis at character 2"},
 	{"a: [\n", "f.yaml:2: not YAML: did not find expected node content while parsing a flow node; see "
@@ -212,10 +216,12 @@ static const struct {
 	{"{}\n---\n{}\n", "f.yaml:2: a second document; the configuration is one document"},
 	{"listen: \"a\\0b\"\n", "f.yaml:1: listen contains a NUL byte; write ADDRESS:PORT such as 127.0.0.1:4041"},
 	{"listen: !x 127.0.0.1:1\n", "f.yaml:1: listen has the YAML tag !x; write the plain value"},
-	{"triggers:\n", "f.yaml:1: triggers is no list; write a list of rules, or [] for none, or leave the key out for the "
-			"default rules"},
+	{"triggers:\n",
+	 "f.yaml:1: triggers is no list; write a list of rules, or [] for none, or leave the key out for the "
+	 "default rules"},
 	{"triggers:\n- {}\n", "f.yaml:2: a rule has no name; write name: NAME"},
-	{"triggers:\n- name: a\n  start: [cpu]\n", "f.yaml:2: the rule \"a\" has no source; write source: psi.cpu.some"},
+	{"triggers:\n- name: a\n  start: [cpu]\n",
+	 "f.yaml:2: the rule \"a\" has no source; write source: psi.cpu.some"},
 	{"triggers:\n- name: a\n  source: oom\n", "f.yaml:2: the rule \"a\" has no start; write start: [cpu]"},
 	{"triggers:\n- name: a\n  source: psi.cpu.sum\n", "f.yaml:3: unknown source \"psi.cpu.sum\"; did you mean "
 							  "\"psi.cpu.some\"?"},
@@ -228,12 +234,14 @@ static const struct {
 	{RULE "  threshold: 101%\n", "f.yaml:5: threshold is \"101%\"; it must be above 0% and at most 100%"},
 	{RULE "  threshold: 20\n", "f.yaml:5: threshold is \"20\", which is no percentage; write one such as 20%"},
 	{RULE "  budget: 0%\n", "f.yaml:5: budget is \"0%\"; it must be above 0% and at most 100%"},
-	{RULE "  for: 60\n", "f.yaml:5: for is \"60\", which is no duration; write a number with its unit such as 500ms, "
-			     "60s, 5m, 2h or 14d"},
+	{RULE "  for: 60\n",
+	 "f.yaml:5: for is \"60\", which is no duration; write a number with its unit such as 500ms, "
+	 "60s, 5m, 2h or 14d"},
 	{RULE "  match: {a: b}\n",
 	 "f.yaml:2: the rule \"a\" has source psi.cpu.some and match; only a rule with source alert has one"},
 	{RULE "  cgroup: []\n", "f.yaml:2: the rule \"a\" has an empty cgroup list; write [\"/**\"] for all"},
-	{RULE "- name: a\n  source: oom\n  start: [cpu]\n", "f.yaml:5: two rules have the name \"a\"; a name is used once"},
+	{RULE "- name: a\n  source: oom\n  start: [cpu]\n",
+	 "f.yaml:5: two rules have the name \"a\"; a name is used once"},
 	{"triggers:\n- {name: a, source: oom, start: [cpu], threshold: 5}\n",
 	 "f.yaml:2: a rule with source oom has no threshold; leave it out"},
 	{"triggers:\n- {name: a, source: memory.events.max, start: [cpu], threshold: 5%}\n",
@@ -365,10 +373,12 @@ static void config_check_listen__loopback_or_token_and_tls(void **state)
 		{"listen: \"[::1]:4041\"", false, NULL},
 		{"listen: localhost:4041", false, NULL},
 		{"listen: 0.0.0.0:4041", false,
-		 "f.yaml:1: listening on 0.0.0.0:4041, which is not loopback, needs a token; set http.token_file, or listen "
+		 "f.yaml:1: listening on 0.0.0.0:4041, which is not loopback, needs a token; set http.token_file, or "
+		 "listen "
 		 "on 127.0.0.1:4041"},
 		{"listen: \"[::]:4041\"", true,
-		 "f.yaml:1: listening on [::]:4041, which is not loopback, needs a token; set http.token_file, or listen on "
+		 "f.yaml:1: listening on [::]:4041, which is not loopback, needs a token; set http.token_file, or "
+		 "listen on "
 		 "127.0.0.1:4041"},
 		{"http: {token_file: /t}\nlisten: 10.0.0.1:4041", false,
 		 "f.yaml:2: listening on 10.0.0.1:4041, which is not loopback, needs TLS; set http.tls_cert and "
@@ -376,7 +386,8 @@ static void config_check_listen__loopback_or_token_and_tls(void **state)
 		{"http: {token_file: /t}\nlisten: 10.0.0.1:4041", true, NULL},
 		{"http: {token_file: /t, tls_cert: /c, tls_key: /k}\nlisten: 10.0.0.1:4041", false, NULL},
 		{"http: {tls_cert: /c, tls_key: /k}\nlisten: 10.0.0.1:4041", true,
-		 "f.yaml:2: listening on 10.0.0.1:4041, which is not loopback, needs a token; set http.token_file, or listen "
+		 "f.yaml:2: listening on 10.0.0.1:4041, which is not loopback, needs a token; set http.token_file, or "
+		 "listen "
 		 "on 127.0.0.1:4041"},
 	};
 

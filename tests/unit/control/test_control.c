@@ -33,7 +33,7 @@ struct service {
 	service_ready_fn *fn[WAITING_MAX];
 	void *user[WAITING_MAX];
 	size_t waiting, cancelled, answered;
-	bool hold;        /* service_when_ready does not call back */
+	bool hold;	  /* service_when_ready does not call back */
 	size_t big_bytes; /* of an export */
 };
 
@@ -278,7 +278,8 @@ static void control__names_what_it_does_not_know(void **state)
 	ask(fd, CALL("Top", ",\"parameters\":{\"type\":null}"), INVALID("type"));
 	ask(fd, CALL("Top", ",\"parameters\":{\"type\":\"t\",\"limit\":-1}"), INVALID("limit"));
 	ask(fd, CALL("Top", ",\"parameters\":{\"type\":\"t\",\"limit\":\"5\"}"), INVALID("limit"));
-	ask(fd, CALL("Top", ",\"parameters\":{\"type\":\"nope\"}"), ERR("NotFound") "{\"what\":\"no such type: nope\"}}");
+	ask(fd, CALL("Top", ",\"parameters\":{\"type\":\"nope\"}"),
+	    ERR("NotFound") "{\"what\":\"no such type: nope\"}}");
 	ask(fd, CALL("Top", ",\"parameters\":{\"type\":\"t\",\"selector\":\"x\"}"),
 	    ERR("Failed") "{\"message\":\"the selector x has no {\"}}");
 	close(fd);

@@ -33,9 +33,13 @@ static void idl__is_the_one_in_the_docs(void **state)
 
 static void idl__declares_every_method_and_error(void **state)
 {
-	static const char *const lines[] = {"interface io.baroscope.Control\n", "\nmethod Status(", "\nmethod Top(",
-					    "\nmethod Export(",	 "\nerror PermissionDenied (uid: int)\n",
-					    "\nerror NotFound (what: string)\n", "\nerror Failed (message: string)\n",
+	static const char *const lines[] = {"interface io.baroscope.Control\n",
+					    "\nmethod Status(",
+					    "\nmethod Top(",
+					    "\nmethod Export(",
+					    "\nerror PermissionDenied (uid: int)\n",
+					    "\nerror NotFound (what: string)\n",
+					    "\nerror Failed (message: string)\n",
 					    "\nerror Busy (message: string)\n"};
 
 	(void)state;

@@ -94,9 +94,19 @@ static int run(const char *reply, const char *args)
 static void ctl_main__usage_errors(void **state)
 {
 	static const char *const lines[] = {
-		"", "dance", "enable cpu", "--nonsense", "status extra", "top", "export", "top process_cpu {} extra",
-		"top process_cpu --limit 0", "top process_cpu --limit x", "top process_cpu --by colour",
-		"export process_cpu --format svgz", "export process_cpu --json --format pprof",
+		"",
+		"dance",
+		"enable cpu",
+		"--nonsense",
+		"status extra",
+		"top",
+		"export",
+		"top process_cpu {} extra",
+		"top process_cpu --limit 0",
+		"top process_cpu --limit x",
+		"top process_cpu --by colour",
+		"export process_cpu --format svgz",
+		"export process_cpu --json --format pprof",
 		"top process_cpu --since 5m --from now-1h",
 	};
 
@@ -145,9 +155,11 @@ static void ctl_main__no_daemon(void **state)
 static void status__human_and_json(void **state)
 {
 	static const char reply[] =
-		"{\"parameters\":{\"version\":\"9\",\"uptime_seconds\":90,\"profilers\":[{\"profiler\":\"cpu\",\"state\":"
+		"{\"parameters\":{\"version\":\"9\",\"uptime_seconds\":90,\"profilers\":[{\"profiler\":\"cpu\","
+		"\"state\":"
 		"\"running\",\"rate\":\"100Hz\",\"samples\":1234,\"cost_percent\":0.125,\"drops\":{\"not_run\":5,"
-		"\"ring_full\":0}}],\"sessions\":[],\"drops\":{\"not_run\":5,\"ring_full\":0},\"memory\":{\"rss_bytes\":"
+		"\"ring_full\":0}}],\"sessions\":[],\"drops\":{\"not_run\":5,\"ring_full\":0},\"memory\":{\"rss_"
+		"bytes\":"
 		"10485760,\"map_bytes\":2048},\"targets\":3,\"series\":2}}";
 
 	(void)state;
@@ -171,13 +183,15 @@ static void top__rows_notes_and_whole_names(void **state)
 	(void)state;
 	memset(name, 'n', 300);
 	name[300] = 0;
-	(void)snprintf(reply, sizeof(reply),
-		       "{\"parameters\":{\"rows\":[{\"function\":\"%s\",\"file\":\"a.c\",\"line\":7,\"self\":1500000000,"
-		       "\"total\":3000000,\"self_percent\":50,\"total_percent\":75.5,\"ci95\":null}],\"note\":\"hm\"}}",
-		       name);
+	(void)snprintf(
+		reply, sizeof(reply),
+		"{\"parameters\":{\"rows\":[{\"function\":\"%s\",\"file\":\"a.c\",\"line\":7,\"self\":1500000000,"
+		"\"total\":3000000,\"self_percent\":50,\"total_percent\":75.5,\"ci95\":null}],\"note\":\"hm\"}}",
+		name);
 	assert_int_equal(run(reply, "top process_cpu {comm=\"x\"} --limit 5 --by line --since 1m"), CTL_OK);
-	assert_string_equal(request, "{\"method\":\"io.baroscope.Control.Top\",\"parameters\":{\"type\":\"process_cpu\","
-				     "\"selector\":\"{comm=\\\"x\\\"}\",\"since\":\"1m\",\"limit\":5,\"by\":\"line\"}}");
+	assert_string_equal(request,
+			    "{\"method\":\"io.baroscope.Control.Top\",\"parameters\":{\"type\":\"process_cpu\","
+			    "\"selector\":\"{comm=\\\"x\\\"}\",\"since\":\"1m\",\"limit\":5,\"by\":\"line\"}}");
 	assert_non_null(strstr(output, name));
 	assert_non_null(strstr(output, "    1.50 s  50.00%    3.00 ms  75.50%  "));
 	assert_non_null(strstr(output, "  a.c:7\n"));
@@ -199,8 +213,9 @@ static void export__stdout_and_file(void **state)
 	assert_string_equal(errors, "baroctl: note: nothing\n");
 	(void)snprintf(args, sizeof(args), "export process_cpu -o %s", file_path);
 	(void)umask(022);
-	assert_int_equal(run("{\"parameters\":{\"format\":\"pprof\",\"encoding\":\"base64\",\"data\":\"YTtiIDEK\"}}", args),
-			 CTL_OK);
+	assert_int_equal(
+		run("{\"parameters\":{\"format\":\"pprof\",\"encoding\":\"base64\",\"data\":\"YTtiIDEK\"}}", args),
+		CTL_OK);
 	assert_non_null(strstr(request, "\"format\":\"pprof\""));
 	slurp(file_path, output, sizeof(output));
 	assert_string_equal(output, "a;b 1\n");
