@@ -14,7 +14,7 @@ CC        := gcc
 endif
 CLANG     := clang
 BPFTOOL   := $(firstword $(wildcard /usr/sbin/bpftool) bpftool)
-PKGS      := libbpf libelf libevent libjansson libcyaml libprotobuf-c libpcre2-8 libseccomp libcap zlib
+PKGS      := libbpf libevent libjansson yaml-0.1 libprotobuf-c libpcre2-8 libseccomp libcap zlib
 PKG_NAMES := $(patsubst libjansson,jansson,$(patsubst libevent,libevent_core libevent_extra,$(PKGS)))
 
 B         ?= build
