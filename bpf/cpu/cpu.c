@@ -5,6 +5,7 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/perf_event.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,7 @@ struct cpu_event {
 	uint64_t due_before; /* ticks of events that were open on this CPU earlier */
 	uint64_t due;        /* as last read, those included */
 	struct cpu_ticks ticks;
+	uint64_t idle_from_ns; /* the kernel's idle time when the first event was opened; UINT64_MAX = none yet */
 };
 
 struct profiler {
@@ -35,6 +37,8 @@ struct profiler {
 	struct cpu_event *cpus;
 	uint64_t read_ns;
 	struct profiler_stats *per_cpu; /* scratch for a per-CPU lookup */
+	uint64_t *idle_ns;              /* by CPU, as last read from /proc/stat */
+	int stat_fd;
 	bool started;
 };
 
@@ -46,20 +50,43 @@ uint64_t cpu_period_ns(uint32_t rate_hz, uint32_t cpu)
 	return (uint64_t)(nominal_ns * (cpu % 2 ? 1 + share : 1 - share));
 }
 
-uint64_t cpu_ticks_update(struct cpu_ticks *t, uint64_t due, uint64_t runs)
+bool cpu_ticks_behind(const struct cpu_ticks *t, uint64_t due, uint64_t runs)
 {
-	uint64_t accounted = runs + t->not_run, deficit = 0, fresh;
+	return due + t->surplus > runs + t->not_run + t->idle_unseen;
+}
+
+uint64_t cpu_ticks_update(struct cpu_ticks *t, uint64_t due, uint64_t runs, uint64_t idle_due, uint64_t idle_runs)
+{
+	uint64_t accounted = runs + t->not_run + t->idle_unseen, deficit = 0, fresh, idle;
 
 	t->runs = runs;
-	due += t->surplus;
-	if (accounted > due)
-		t->surplus += accounted - due;
+	if (cpu_ticks_behind(t, due, runs))
+		deficit = due + t->surplus - accounted;
 	else
-		deficit = due - accounted;
+		t->surplus = accounted - due;
 	fresh = deficit < t->deficit ? deficit : t->deficit;
-	t->not_run += fresh;
+	/* What is settled now was missing at the last reading already: so is the idle time that explains it. */
+	idle = t->idle_room > t->idle_unseen ? t->idle_room - t->idle_unseen : 0;
+	if (idle > fresh)
+		idle = fresh;
+	t->idle_unseen += idle;
+	t->not_run += fresh - idle;
 	t->deficit = deficit - fresh;
-	return fresh;
+	t->idle_room = idle_due > idle_runs ? idle_due - idle_runs : 0;
+	return fresh - idle;
+}
+
+void cpu_parse_idle(const char *text, uint64_t *idle_ns, size_t count)
+{
+	uint64_t tick_ns = NS_PER_S / (uint64_t)sysconf(_SC_CLK_TCK);
+
+	for (const char *line = text; line; line = strchr(line, '\n'), line = line ? line + 1 : NULL) {
+		unsigned long long idle, iowait;
+		unsigned int cpu;
+
+		if (sscanf(line, "cpu%u %*u %*u %*u %llu %llu", &cpu, &idle, &iowait) == 3 && cpu < count)
+			idle_ns[cpu] = (idle + iowait) * tick_ns;
+	}
 }
 
 static int cpu_probe(struct err *e)
@@ -122,13 +149,16 @@ static int cpu_open(struct track *track, const struct profiler_options *options,
 	p->cpu_count = cpus_possible();
 	p->cpus = calloc(p->cpu_count, sizeof(*p->cpus));
 	p->per_cpu = calloc((size_t)libbpf_num_possible_cpus(), sizeof(*p->per_cpu));
-	if (!p->cpus || !p->per_cpu) {
+	p->idle_ns = calloc(p->cpu_count, sizeof(*p->idle_ns));
+	p->stat_fd = open("/proc/stat", O_RDONLY | O_CLOEXEC);
+	if (!p->cpus || !p->per_cpu || !p->idle_ns) {
 		err = err_set(e, -ENOMEM, "out of memory");
 		goto fail;
 	}
 	for (size_t i = 0; i < p->cpu_count; i++) {
 		p->cpus[i].fd = -1;
 		p->cpus[i].period_ns = cpu_period_ns(p->rate_hz, (uint32_t)i);
+		p->cpus[i].idle_from_ns = UINT64_MAX;
 	}
 	p->skel = cpu_bpf__open();
 	if (!p->skel) {
@@ -175,6 +205,8 @@ static int open_event(struct profiler *p, uint32_t cpu, struct err *e)
 	/* The link owns the descriptor and closes it; attaching has enabled the event. */
 	c->link = link;
 	c->fd = TAKE_FD(fd);
+	if (c->idle_from_ns == UINT64_MAX)
+		c->idle_from_ns = p->idle_ns[cpu];
 	return 0;
 }
 
@@ -227,10 +259,34 @@ static int follow_cpus(struct profiler *p, struct err *e)
 	return open ? 0 : err ? err : err_set(e, -ENODEV, "no CPU is online");
 }
 
+/* The kernel's books of idle time. Without them (no /proc/stat) ticks of a parked CPU count as lost. */
+static void read_idle(struct profiler *p)
+{
+	/* The per-CPU lines come first, about 100 bytes each. */
+	size_t room = (p->cpu_count + 1) * 192 + 1, len = 0;
+	_cleanup_free_ char *text = malloc(room);
+	ssize_t n;
+
+	if (!text || p->stat_fd < 0)
+		return;
+	while (len < room - 1 && (n = pread(p->stat_fd, text + len, room - 1 - len, (off_t)len)) > 0)
+		len += (size_t)n;
+	text[len] = '\0';
+	cpu_parse_idle(text, p->idle_ns, p->cpu_count);
+}
+
+static uint64_t idle_due(const struct profiler *p, size_t cpu)
+{
+	const struct cpu_event *c = &p->cpus[cpu];
+
+	return p->idle_ns[cpu] > c->idle_from_ns ? (p->idle_ns[cpu] - c->idle_from_ns) / c->period_ns : 0;
+}
+
 /* Ticks are read before runs, so that a tick between the two never looks like one that was missed. */
 static int read_ticks(struct profiler *p)
 {
 	_cleanup_free_ uint64_t *due = calloc(p->cpu_count, sizeof(*due));
+	bool behind = false;
 	uint32_t zero = 0;
 
 	if (!due)
@@ -239,16 +295,23 @@ static int read_ticks(struct profiler *p)
 		due[i] = ticks_due(&p->cpus[i]);
 	if (bpf_map_lookup_elem(bpf_map__fd(p->skel->maps.cpu_stats), &zero, p->per_cpu) < 0)
 		return -errno;
+	/* On large machines /proc/stat is dear: read only when there is something to explain. */
 	for (size_t i = 0; i < p->cpu_count; i++)
-		cpu_ticks_update(&p->cpus[i].ticks, due[i], p->per_cpu[i].runs);
+		behind |= cpu_ticks_behind(&p->cpus[i].ticks, due[i], p->per_cpu[i].runs);
+	if (behind)
+		read_idle(p);
+	for (size_t i = 0; i < p->cpu_count; i++)
+		cpu_ticks_update(&p->cpus[i].ticks, due[i], p->per_cpu[i].runs, idle_due(p, i), p->per_cpu[i].idle);
 	p->read_ns = clock_mono_ns();
 	return 0;
 }
 
 static int cpu_start(struct profiler *p, struct err *e)
 {
-	int err = follow_cpus(p, e);
+	int err;
 
+	read_idle(p);
+	err = follow_cpus(p, e);
 	p->started = true;
 	return err;
 }
@@ -277,7 +340,7 @@ static int cpu_drain(struct profiler *p, struct err *e)
 static int cpu_read_drops(struct profiler *p, struct profiler_drops *ret)
 {
 	struct profiler_drops d = {0};
-	uint64_t timed_ns = 0, timed_runs = 0, runs = 0;
+	uint64_t timed_ns = 0, timed_runs = 0, runs = 0, unseen = 0;
 	uint32_t zero = 0;
 
 	if (bpf_map_lookup_elem(bpf_map__fd(p->skel->maps.cpu_stats), &zero, p->per_cpu) < 0)
@@ -297,8 +360,10 @@ static int cpu_read_drops(struct profiler *p, struct profiler_drops *ret)
 		timed_ns += s->timed_ns;
 		timed_runs += s->timed_runs;
 		d.lost[DROP_NOT_RUN] += p->cpus[i].ticks.not_run;
+		d.idle += p->cpus[i].ticks.idle_unseen;
+		unseen += p->cpus[i].ticks.idle_unseen;
 	}
-	d.ticks = runs + d.lost[DROP_NOT_RUN];
+	d.ticks = runs + unseen + d.lost[DROP_NOT_RUN];
 	if (timed_runs)
 		d.run_seconds = (double)timed_ns / (double)timed_runs * (double)runs / (double)NS_PER_S;
 	*ret = d;
@@ -332,6 +397,9 @@ static void cpu_close(struct profiler *p)
 	cpu_bpf__destroy(p->skel);
 	free(p->cpus);
 	free(p->per_cpu);
+	free(p->idle_ns);
+	if (p->stat_fd > 0)
+		close(p->stat_fd);
 	free(p);
 }
 

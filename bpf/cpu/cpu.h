@@ -12,15 +12,26 @@ extern const struct profiler_ops cpu_profiler;
  * with a timer of a round period. Exposed for tests. */
 uint64_t cpu_period_ns(uint32_t rate_hz, uint32_t cpu);
 
-/* What a CPU owes. Pure, exposed for tests. Deficits count once they have lasted from one reading to the next, since a
- * tick may be under way at the moment of reading. */
+/* What a CPU owes. Pure, exposed for tests.
+ *
+ * Deficits count once they have lasted from one reading to the next, since a tick may be under way at the moment of
+ * reading. An idle CPU may stop its timers (some hypervisors park it): ticks that did not come while the kernel's own
+ * books have the CPU idle, beyond the idle ticks that were seen, were idle and lost nothing. */
 struct cpu_ticks {
-	uint64_t runs;      /* of the program, on this CPU */
-	uint64_t not_run;   /* committed */
-	uint64_t surplus;   /* runs ahead of the clock, so far */
-	uint64_t deficit;   /* seen at the last reading */
+	uint64_t runs;        /* of the program, on this CPU */
+	uint64_t not_run;     /* lost */
+	uint64_t idle_unseen; /* not run, and idle */
+	uint64_t surplus;     /* runs ahead of the clock, so far */
+	/* As of the last reading: */
+	uint64_t deficit;
+	uint64_t idle_room; /* idle ticks by the kernel's books, less those seen */
 };
-/* due = time enabled / period. Returns how many ticks are newly known as not run. */
-uint64_t cpu_ticks_update(struct cpu_ticks *t, uint64_t due, uint64_t runs);
+bool cpu_ticks_behind(const struct cpu_ticks *t, uint64_t due, uint64_t runs);
+/* due = time enabled / period; idle_due = idle time by the kernel's books / period; idle_runs = idle ticks seen.
+ * Returns how many ticks are newly known as lost. */
+uint64_t cpu_ticks_update(struct cpu_ticks *t, uint64_t due, uint64_t runs, uint64_t idle_due, uint64_t idle_runs);
+
+/* Idle time of each CPU from the text of /proc/stat, in ns; CPUs that are not in it keep their value. */
+void cpu_parse_idle(const char *text, uint64_t *idle_ns, size_t count);
 
 #endif

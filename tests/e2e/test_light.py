@@ -123,17 +123,14 @@ class Light2Shares(unittest.TestCase):
         counts = dict.fromkeys([*functions, "rest"], 0.0)
         for stack, weight in folded(daemon, selector(name), *times):
             counts[harness.first_known(stack, functions) or "rest"] += weight / value
-        expected = {function: oracle["functions"][function] for function in functions}
-        expected["rest"] = oracle["process_cpu_ns"] - sum(expected.values())
-        observed, weights = [counts[f] for f in functions], [expected[f] for f in functions]
-        # The rest (start, main's loop, the clock reads) joins the test where it is worth five samples.
-        if expected["rest"] / oracle["process_cpu_ns"] * profile["samples"] >= 5:
-            observed.append(counts["rest"])
-            weights.append(expected["rest"])
-        p = chi_square_p(observed, weights)
-        shares = ", ".join(f"{f} {counts[f] / sum(counts.values()):.4f} (own count {expected[f] / sum(expected.values()):.4f})"
-                           for f in functions)
-        self.assertGreater(p, 0.001, shares + f", rest {counts['rest']:.0f} ({expected['rest']} ns)")
+        # The functions' own counts include half of each clock read, so the rest (start, main's loop, those reads) is no
+        # category of the test; it must be small.
+        self.assertLess(counts["rest"] / profile["samples"], 0.02)
+        own = oracle["functions"]
+        p = chi_square_p([counts[f] for f in functions], [own[f] for f in functions])
+        known = sum(counts[f] for f in functions)
+        shares = ", ".join(f"{f} {counts[f] / known:.4f} (own count {own[f] / sum(own.values()):.4f})" for f in functions)
+        self.assertGreater(p, 0.001, shares + f", rest {counts['rest']:.0f}")
         return f"{name}: p {p:.3f}, sum/CPU time {ratio:.5f}, {profile['samples']} samples; {shares}"
 
 
@@ -158,29 +155,33 @@ class Light3Identity(unittest.TestCase):
 
     def test_light_3__another_bpf_program(self):
         rate = 499
-        with Daemon(f"cpu: {{rate_hz: {rate}}}\n") as daemon:
+        with Daemon(f"cpu: {{rate_hz: {rate}}}\n") as daemon, contextlib.ExitStack() as stack:
+            # No processor idles: a virtual one that sleeps is woken late, and such ticks are not_run too.
+            for cpu in sorted(os.sched_getaffinity(0)):
+                stack.enter_context(Workload(["taskset", "-c", str(cpu), workload("w_c")]))
             before = identity(self, daemon.status())
             began = time.time()
             with Workload([workload("bpfnoise")]) as noise:
-                self.poll(daemon, lambda c: c["drops"].get("not_run", 0) - before["drops"].get("not_run", 0) > 3000, 60,
+                self.poll(daemon, lambda c: c["drops"]["not_run"] - before["drops"]["not_run"] > 1500, 60,
                           "not_run under BPF noise")
                 oracle = noise.stop()
             ended = time.time()
             expected = oracle["bpf_ns"] / 1e9
-            wait_for(lambda: time.time() > ended + 2, 5, "two seconds")
-            cpu = identity(self, daemon.status())
-            missed = (cpu["drops"]["not_run"] - before["drops"].get("not_run", 0)) / rate
-            # The noise counts its program's inside; entry and exit of the program count as run too, the oracle's clock
-            # reads do not see them: up to 15 % and 200 ms.
-            self.assertLess(abs(missed - expected), 0.15 * expected + 0.2, f"not_run {missed} s, noise ran {expected} s")
-            profile = daemon.profile("{}", "--from", f"{began - 1:.3f}", "--until", f"{ended + 1:.3f}")
+            # A missed tick is known for sure when the counters were read twice: that is at most 2 s later.
+            cpu = self.poll(daemon, lambda c: time.time() > ended + 2.5, 10, "the last missed ticks")
+            missed = (cpu["drops"]["not_run"] - before["drops"]["not_run"]) / rate
+            self.assertLess(abs(missed - expected), 0.05 * expected + 0.2, f"not_run {missed} s, noise ran {expected} s")
+            times = ("--from", f"{began - 1:.3f}", "--until", f"{ended + 1:.3f}")
+            profile = daemon.profile("{}", *times)
             self.assertIn("[not_run]", profile["names"])
             self.assertGreater(profile["dropped"]["not_run"], 0)
-            self.assertEqual(daemon.profile('{comm="bpfnoise"}')["names"].count("[not_run]"), 0)
-            self.assertTrue(any("not_run" in c for c in daemon.pprof("{}").comments))
+            self.assertNotIn("[not_run]", daemon.profile('{comm="bpfnoise"}', *times)["names"])
+            self.assertTrue(any("not_run" in c for c in daemon.pprof("{}", *times).comments))
             harness.figure("light.3", f"not_run {missed:.2f} s while another program ran {expected:.2f} s; identity exact")
 
     def test_light_3__tiny_ring_and_maps(self):
+        if "san" not in os.path.basename(harness.build_dir()):
+            self.skipTest("machine: the release build takes no test variables")
         tiny = {"BAROSCOPE_TEST_RING_BYTES": "4096", "BAROSCOPE_TEST_STACKS": "64", "BAROSCOPE_TEST_MAPPINGS": "16"}
         with Daemon("cpu: {rate_hz: 1997}\n", env=tiny) as daemon, Workload([workload("w_misc"), "stacks"]), \
                 Workload([workload("w_misc"), "forker"]):
