@@ -80,7 +80,8 @@ static void cpu_ticks_update__a_parked_cpu_was_idle(void **state)
 	uint64_t lost = 0;
 
 	(void)state;
-	/* 100 ticks a second are due; half of each second the CPU is idle and its timer stopped, 10 a second are lost. */
+	/* 100 ticks a second are due; half of each second the CPU is idle and its timer stopped, 10 a second are lost.
+	 */
 	for (uint64_t second = 1; second <= 50; second++)
 		lost += cpu_ticks_update(&t, second * 100, second * 40, second * 50, 0);
 	assert_int_equal(t.idle_unseen, 49 * 50);

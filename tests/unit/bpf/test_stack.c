@@ -123,10 +123,10 @@ static void stack_take__normalises_what_is_mapped_and_keeps_the_rest_raw(void **
 	table[5] = (struct mapping_value){.start = 0x400000, .pages = 16, .offset = 0x1000, .image = 20};
 	table[6] = (struct mapping_value){.start = 0x7f0000000000, .pages = 256, .offset = 0, .image = 21};
 	range = (struct range_value){.generation = 9, .start = 5, .count = 2};
-	user_ips[0] = 0x400123;         /* the leaf: as it is */
-	user_ips[1] = 0x400201;         /* a return address: moved into the call */
+	user_ips[0] = 0x400123; /* the leaf: as it is */
+	user_ips[1] = 0x400201; /* a return address: moved into the call */
 	user_ips[2] = 0x7f0000000abd;
-	user_ips[3] = 0x500000;         /* behind the end of the first mapping */
+	user_ips[3] = 0x500000; /* behind the end of the first mapping */
 	user_result = 4 * 8;
 	kernel_ips[0] = 0xffffffff81000010;
 	kernel_ips[1] = 0xffffffff81000100;
@@ -187,8 +187,7 @@ static void stack_take__says_what_is_missing(void **state)
 	kernel_result = -22;
 	user_result = -14;
 	assert_int_equal(stack_take(NULL, 0, &scratch_memory, NULL, 77, 1, 1), 0);
-	assert_int_equal(scratch_memory.stack.incomplete,
-			 1u << INCOMPLETE_KERNEL_STACK | 1u << INCOMPLETE_USER_STACK);
+	assert_int_equal(scratch_memory.stack.incomplete, 1u << INCOMPLETE_KERNEL_STACK | 1u << INCOMPLETE_USER_STACK);
 	/* A kernel thread has no user stack, and a sample in user mode no kernel stack: nothing is missing. */
 	kernel_result = -14;
 	assert_int_equal(stack_take(NULL, 0, &scratch_memory, NULL, 77, 1, 0), 0);

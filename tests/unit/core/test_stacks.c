@@ -232,7 +232,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(stacks_resolve__builds_root_first_from_leaf_first, setup, teardown),
 		cmocka_unit_test_setup_teardown(stacks_resolve__waits_for_mappings_but_not_for_ever, setup, teardown),
 		cmocka_unit_test_setup_teardown(stacks_resolve__an_unknown_stack_is_asked_for_again, setup, teardown),
-		cmocka_unit_test_setup_teardown(stacks_add__at_the_limit_it_is_forgotten_and_comes_again, setup, teardown),
+		cmocka_unit_test_setup_teardown(stacks_add__at_the_limit_it_is_forgotten_and_comes_again, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(stacks_resolve__shows_what_is_missing_as_frames, setup, teardown),
 		cmocka_unit_test_setup_teardown(stacks_name__is_kept_while_it_is_used, setup, teardown),
 	};
