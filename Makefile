@@ -165,7 +165,7 @@ test: ## everything that can be tested on one machine; ends in `N passed, N fail
 	$(SUB) all
 	$(SUB) SAN=1 B=build/san all test-binaries
 	$(SUB) workloads
-	@python3 scripts/test.py --fuzz-make "$(MAKE) --no-print-directory $(JOBS)"
+	@python3 scripts/test.py
 
 must-show: ## each promise with the command that shows it and the last figure
 	@scripts/must-show.sh

@@ -4,11 +4,13 @@ set -eu
 cd "$(dirname "$0")/.."
 show() {
 	printf '%s\t%s\n' "$1" "$2"
-	if [ -s "build/figures/$1" ]; then
-		sed 's/^/\t\t/' "build/figures/$1"
-	else
-		printf '\t\t(not run yet)\n'
-	fi
+	found=0
+	for file in "build/figures/$1" "build/figures/$1"-*; do
+		[ -s "$file" ] || continue
+		found=1
+		sed 's/^/\t\t/' "$file"
+	done
+	[ "$found" = 1 ] || printf '\t\t(not run yet)\n'
 }
 e2e="python3 tests/e2e/run.py"
 show light.1 "make fresh"

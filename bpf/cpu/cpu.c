@@ -347,10 +347,11 @@ static int cpu_read_drops(struct profiler *p, struct profiler_drops *ret)
 		return -errno;
 	for (size_t i = 0; i < p->cpu_count; i++) {
 		const struct profiler_stats *s = &p->per_cpu[i];
+		const struct cpu_ticks *ticks = &p->cpus[i].ticks;
 
 		runs += s->runs;
 		d.reported += s->samples;
-		d.idle += s->idle;
+		d.idle += s->idle + ticks->idle_unseen;
 		d.filtered += s->filtered;
 		for (size_t k = 0; k < DROP_CAUSE_COUNT; k++)
 			d.lost[k] += s->drops[k];
@@ -359,11 +360,14 @@ static int cpu_read_drops(struct profiler *p, struct profiler_drops *ret)
 		d.seen_full += s->seen_full;
 		timed_ns += s->timed_ns;
 		timed_runs += s->timed_runs;
-		d.lost[DROP_NOT_RUN] += p->cpus[i].ticks.not_run;
-		d.idle += p->cpus[i].ticks.idle_unseen;
-		unseen += p->cpus[i].ticks.idle_unseen;
+		unseen += ticks->idle_unseen + ticks->not_run;
+		d.lost[DROP_NOT_RUN] += ticks->not_run;
 	}
-	d.ticks = runs + unseen + d.lost[DROP_NOT_RUN];
+	/* A run that is under way has no outcome yet: its tick counts with the outcome. */
+	d.ticks = d.reported + d.idle + d.filtered;
+	for (size_t k = 0; k < DROP_CAUSE_COUNT; k++)
+		d.ticks += d.lost[k];
+	d.in_flight = runs + unseen > d.ticks ? runs + unseen - d.ticks : 0;
 	if (timed_runs)
 		d.run_seconds = (double)timed_ns / (double)timed_runs * (double)runs / (double)NS_PER_S;
 	*ret = d;

@@ -456,12 +456,12 @@ int track_drain(struct track *t, struct track_event **ret_events, size_t *ret_co
 	b = &t->batches[t->current];
 	b->count = 0;
 	b->arena.len = 0;
+	t->carry = 0; /* also where this drain fails: the next one looks at another batch */
 	for (size_t i = last->count - carry; i < last->count; i++) {
 		err = batch_put(b, &last->events[i]);
 		if (err)
 			return err_errno(e, err, "cannot take over events");
 	}
-	t->carry = 0;
 
 	until_ns = clock_mono_ns();
 	if (until_ns - t->cpus_checked_ns >= NS_PER_S) {
@@ -476,7 +476,8 @@ int track_drain(struct track *t, struct track_event **ret_events, size_t *ret_co
 	if (err)
 		return err_errno(e, err, "cannot read the side band");
 	batch_seal(b);
-	qsort(b->events, b->count, sizeof(*b->events), compare_events);
+	if (b->count)
+		qsort(b->events, b->count, sizeof(*b->events), compare_events);
 	hold_ns = settle_execs(b, until_ns);
 	if (hold_ns < until_ns)
 		until_ns = hold_ns - 1;

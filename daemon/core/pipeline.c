@@ -285,9 +285,7 @@ int pipeline_drain(struct pipeline *p, struct err *e)
 			targets_on_exec_begin(p->parts.targets, events[i].pid, events[i].time_ns);
 	}
 	if (lost) {
-		err = targets_scan_cgroups(p->parts.targets, e);
-		if (!err)
-			err = targets_scan(p->parts.targets, track_enter, p->parts.track, e);
+		err = targets_rescan(p->parts.targets, track_enter, p->parts.track, e);
 		if (err)
 			return err;
 	}
@@ -339,6 +337,7 @@ int pipeline_get_stats(struct pipeline *p, struct pipeline_stats *ret)
 	s.ticks = d.ticks;
 	s.idle = d.idle;
 	s.samples = d.reported;
+	s.in_flight = d.in_flight;
 	s.stored = p->stored + p->pending_count;
 	for (int i = 0; i < DROP_CAUSE_COUNT; i++) {
 		s.drops[i] = d.lost[i] + p->user_drops[i];

@@ -48,7 +48,7 @@ void pipeline_sweep(struct pipeline *p);
 /* samples + idle + sum(drops) = ticks. samples: taken and not lost, those under way included; stored: in windows or
  * waiting for their process. */
 struct pipeline_stats {
-	uint64_t ticks, idle, samples, stored;
+	uint64_t ticks, idle, samples, stored, in_flight;
 	uint64_t drops[DROP_CAUSE_COUNT];
 	uint64_t incomplete[INCOMPLETE_CAUSE_COUNT];
 	uint64_t stacks, names, seen_full;

@@ -37,6 +37,7 @@ struct profiler_drops {
 	uint64_t ticks, reported, idle, filtered;
 	uint64_t lost[DROP_CAUSE_COUNT];
 	uint64_t incomplete[INCOMPLETE_CAUSE_COUNT];
+	uint64_t in_flight; /* runs that had no outcome at the moment of reading: never more than there are CPUs */
 	uint64_t seen_full;
 	double run_seconds; /* of its BPF programs, by their own timing */
 };

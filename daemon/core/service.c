@@ -107,6 +107,7 @@ int service_status(struct service *s, struct json_writer *w, struct err *e)
 	jw_uint(w, "stored", stats.stored);
 	jw_uint(w, "idle", stats.idle);
 	jw_uint(w, "ticks", stats.ticks);
+	jw_uint(w, "in_flight", stats.in_flight);
 	jw_double(w, "cost_percent", s->cost.percent);
 	jw_double(w, "bpf_seconds", stats.bpf_run_seconds);
 	write_drops(w, stats.drops);

@@ -48,11 +48,14 @@ void targets_destroy(struct targets *t);
 /* New static labels and allow/deny globs after a reload: labels are built anew for later samples. */
 int targets_reconfigure(struct targets *t, const struct targets_options *options, struct err *e);
 
-/* Start-up, and again after kernel events were lost: every process of /proc with its mappings; processes known and
- * unchanged keep their identity. `enter` is called for each process found so that the kernel side knows it
+/* Start-up, before the loop runs: every process of /proc with its mappings; processes known and unchanged keep their
+ * identity. `enter` is called for each process found so that the kernel side knows it
  * (bpf_map_update BPF_NOEXIST with GENERATION_SCANNED); it returns the generation that is in force. */
 typedef int targets_enter_fn(void *user, uint32_t pid, uint32_t *ret_generation);
 int targets_scan(struct targets *t, targets_enter_fn *enter, void *user, struct err *e);
+/* The same and the cgroups, after kernel events were lost; from within the loop, in the background. One at a time, and
+ * one in 5 s: what is asked for meanwhile is done then. */
+int targets_rescan(struct targets *t, targets_enter_fn *enter, void *user, struct err *e);
 /* Mount points of all hierarchies from mountinfo, then id -> path for every directory. */
 int targets_scan_cgroups(struct targets *t, struct err *e);
 

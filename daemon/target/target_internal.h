@@ -108,6 +108,11 @@ struct targets {
 	struct cgroups *cgroups;
 	struct target_read *reads;
 	uint32_t scan;
+	struct rescan *rescan; /* under way; NULL */
+	bool rescan_due;
+	uint64_t rescan_next_ns; /* not before */
+	targets_enter_fn *rescan_enter;
+	void *rescan_user;
 	uint32_t epoch; /* of labels */
 	struct targets_stats stats;
 };
@@ -122,6 +127,10 @@ void target_end(struct targets *t, struct process *p, uint64_t time_ns, bool by_
 /* The image of a mapping is referenced. */
 void target_resolve_mapping(struct targets *t, const struct opener_file *file, uint64_t file_offset,
 			    uint64_t inode_generation, struct mapping *ret);
+
+/* target_scan.c */
+void target_rescan_tick(struct targets *t);
+void target_rescan_cancel(struct targets *t);
 
 /* target_read.c */
 /* Begin reading if that is still to be done and can be; else do nothing. */

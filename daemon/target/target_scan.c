@@ -1,6 +1,10 @@
 /* The scan of /proc: at start, and again after events of the kernel were lost. Part of the table of processes, loop
- * thread only; the opener's synchronous reads run the loop, so the table may change between two of them and nothing of
- * it is held across one. */
+ * thread only.
+ *
+ * The scan at start reads synchronously, which runs the loop and so must not be done from within it. A rescan is asked
+ * for from within the loop: it reads one process after the other by the opener's callbacks. Either way the table may
+ * change between two reads, and nothing of it is held across one: an event that came after a process's read was begun
+ * is newer than what was read. */
 #include <dirent.h>
 #include <errno.h>
 #include <string.h>
@@ -8,6 +12,9 @@
 #include "daemon/target/proc_text.h"
 #include "daemon/target/target_internal.h"
 #include "daemon/util/clock.h"
+
+/* Where events are lost all the time, scans must not make it worse. */
+#define RESCAN_INTERVAL_NS (5 * NS_PER_S)
 
 struct found {
 	uint32_t pid, parent;
@@ -28,6 +35,22 @@ static int read_stat(struct targets *t, uint32_t pid, struct found *ret)
 	return stat_parse(text, len, ret->comm, &ret->parent, &ret->start_ticks);
 }
 
+/* Lays what was mapped since the read was begun over what was read. */
+static void add_newer(const struct process *p, struct space **space, uint64_t began_ns)
+{
+	struct space *newer;
+
+	if (space_clone(p->space, began_ns, &newer) < 0)
+		return;
+	if (newer->count && space_lay_over(newer, *space) == 0) {
+		newer->state = SPACE_READY;
+		space_unref(*space);
+		*space = newer;
+		return;
+	}
+	space_unref(newer);
+}
+
 /* The process with its mappings as they are now. *space is taken over where it is of use. */
 static void enter_found(struct targets *t, const struct found *f, uint32_t generation, struct space **space,
 			uint64_t began_ns)
@@ -35,6 +58,9 @@ static void enter_found(struct targets *t, const struct found *f, uint32_t gener
 	struct process *p = target_newest(t, f->pid), *parent;
 	uint64_t start_ns = 0;
 
+	/* It ended while it was read. */
+	if (p && p->end_ns > began_ns)
+		return;
 	if (p && !p->end_ns) {
 		bool same = p->generation == generation || (p->placeholder && p->generation == 0);
 
@@ -51,8 +77,10 @@ static void enter_found(struct targets *t, const struct found *f, uint32_t gener
 			memcpy(p->comm, f->comm, COMM_BYTES);
 			/* What is known is kept where the maps could not be read, and the sharing where nothing is new.
 			 */
-			if ((*space)->state != SPACE_READY ||
-			    (p->space->state == SPACE_READY && space_equal(p->space, *space)))
+			if ((*space)->state != SPACE_READY)
+				return;
+			add_newer(p, space, began_ns);
+			if (p->space->state == SPACE_READY && space_equal(p->space, *space))
 				return;
 			space_unref(p->space);
 			p->space = *space;
@@ -84,6 +112,15 @@ static void space_cleanup(struct space **s)
 	*s = space_unref(*s);
 }
 
+/* Could not be read, which is no sign that it ended: it is kept as it is. */
+static void keep_unless_gone(struct targets *t, uint32_t pid, int error)
+{
+	struct process *p = target_newest(t, pid);
+
+	if (p && !p->end_ns && error < 0 && error != -ENOENT && error != -ESRCH)
+		p->scan = t->scan;
+}
+
 /* 0 also when the process went away meanwhile. */
 static int scan_process(struct targets *t, uint32_t pid, targets_enter_fn *enter, void *user, uint64_t began_ns)
 {
@@ -94,8 +131,11 @@ static int scan_process(struct targets *t, uint32_t pid, targets_enter_fn *enter
 	size_t len = 0;
 	int r;
 
-	if (read_stat(t, pid, &before) < 0)
+	r = read_stat(t, pid, &before);
+	if (r < 0) {
+		keep_unless_gone(t, pid, r);
 		return 0;
+	}
 	/* The kernel side first: what is mapped from now on comes as an event. */
 	if (enter) {
 		r = enter(user, pid, &generation);
@@ -160,11 +200,23 @@ static int list_pids(const char *proc_root, uint32_t **ret_pids, size_t *ret_cou
 	return 0;
 }
 
+/* Who was not found has ended, and the event of it was lost. */
+static void end_missing(struct targets *t, uint64_t began_ns)
+{
+	struct pid_slot *slot, *tmp;
+
+	HASH_ITER (hh, t->table, slot, tmp) {
+		struct process *p = slot->newest;
+
+		if (!p->end_ns && p->scan != t->scan && p->start_ns <= began_ns)
+			target_end(t, p, began_ns, false);
+	}
+}
+
 int targets_scan(struct targets *t, targets_enter_fn *enter, void *user, struct err *e)
 {
 	uint64_t began_ns = clock_mono_ns();
 	_cleanup_free_ uint32_t *pids = NULL;
-	struct pid_slot *slot, *tmp;
 	size_t count = 0;
 	int r;
 
@@ -178,14 +230,166 @@ int targets_scan(struct targets *t, targets_enter_fn *enter, void *user, struct 
 		if (r < 0)
 			return err_errno(e, r, "the scan of the processes ended early");
 	}
-	/* Who was not found has ended, and the event of it was lost. */
-	HASH_ITER (hh, t->table, slot, tmp) {
-		struct process *p = slot->newest;
-
-		if (!p->end_ns && p->scan != t->scan && p->start_ns <= began_ns)
-			target_end(t, p, began_ns, false);
-	}
+	end_missing(t, began_ns);
 	return 0;
+}
+
+/* A rescan under way. While it waits for an answer it belongs to the opener's callback, which frees it when the table
+ * is gone. */
+struct rescan {
+	struct targets *targets; /* NULL: the table is gone */
+	targets_enter_fn *enter;
+	void *user;
+	uint64_t began_ns;
+	uint32_t *pids;
+	size_t count, next;
+	bool asked; /* an answer is due */
+	/* Of pids[next]: stat, maps, stat again. */
+	enum { STEP_BEFORE, STEP_MAPS, STEP_AFTER } step;
+	uint64_t asked_ns; /* its first read was begun */
+	struct found before;
+	uint32_t generation;
+	struct space *space;
+};
+
+static void rescan_free(struct rescan *s)
+{
+	space_unref(s->space);
+	free(s->pids);
+	free(s);
+}
+
+static void next_process(struct rescan *s)
+{
+	s->space = space_unref(s->space);
+	s->step = STEP_BEFORE;
+	s->next++;
+}
+
+static void take_answer(struct rescan *s, int error, const char *text, size_t len)
+{
+	struct targets *t = s->targets;
+	uint32_t pid = s->pids[s->next];
+	struct found after = {.pid = pid};
+
+	switch (s->step) {
+	case STEP_BEFORE:
+		if (!error)
+			error = stat_parse(text, len, s->before.comm, &s->before.parent, &s->before.start_ticks);
+		if (error < 0)
+			break;
+		/* The kernel side first: what is mapped from now on comes as an event. */
+		s->generation = GENERATION_SCANNED;
+		if (s->enter(s->user, pid, &s->generation) < 0)
+			s->generation = GENERATION_SCANNED;
+		s->step = STEP_MAPS;
+		return;
+	case STEP_MAPS:
+		if (space_create(&t->spaces, error < 0 ? SPACE_UNREAD : SPACE_READY, &s->space) < 0 ||
+		    (!error && target_fill_space(t, s->space, pid, text, len) < 0)) {
+			error = -ENOMEM;
+			break;
+		}
+		s->step = STEP_AFTER;
+		return;
+	case STEP_AFTER:
+		if (!error)
+			error = stat_parse(text, len, after.comm, &after.parent, &after.start_ticks);
+		/* Another process by now: its fork comes as an event. */
+		if (!error && after.start_ticks == s->before.start_ticks)
+			enter_found(t, &after, s->generation, &s->space, s->asked_ns);
+		break;
+	}
+	keep_unless_gone(t, pid, error);
+	next_process(s);
+}
+
+static void rescan_step(struct targets *t);
+
+static void on_rescan_answer(void *user, int error, const char *text, size_t len)
+{
+	struct rescan *s = user;
+
+	s->asked = false;
+	if (!s->targets) {
+		rescan_free(s);
+		return;
+	}
+	take_answer(s, error, text, len);
+	rescan_step(s->targets);
+}
+
+/* Asks for what comes next, or ends the scan. Where the opener takes no more the next tick asks again. */
+static void rescan_step(struct targets *t)
+{
+	struct rescan *s = t->rescan;
+
+	if (s->next == s->count) {
+		end_missing(t, s->began_ns);
+		t->rescan = NULL;
+		rescan_free(s);
+		return;
+	}
+	if (s->step == STEP_BEFORE)
+		s->asked_ns = clock_mono_ns();
+	s->asked = !opener_read_proc(t->opener, s->pids[s->next], s->step == STEP_MAPS ? PROC_FILE_MAPS : PROC_FILE_STAT,
+				     on_rescan_answer, s);
+}
+
+static int rescan_begin(struct targets *t, struct err *e)
+{
+	struct rescan *s = calloc(1, sizeof(*s));
+	int r;
+
+	if (!s)
+		return err_set(e, -ENOMEM, "no memory to scan the processes again");
+	*s = (struct rescan){.targets = t, .enter = t->rescan_enter, .user = t->rescan_user, .began_ns = clock_mono_ns()};
+	t->rescan_next_ns = s->began_ns + RESCAN_INTERVAL_NS;
+	r = targets_scan_cgroups(t, e);
+	if (!r)
+		r = list_pids(t->proc_root, &s->pids, &s->count, e);
+	if (r < 0) {
+		rescan_free(s);
+		return r;
+	}
+	t->rescan_due = false;
+	t->scan++;
+	t->stats.rescans++;
+	t->rescan = s;
+	rescan_step(t);
+	return 0;
+}
+
+int targets_rescan(struct targets *t, targets_enter_fn *enter, void *user, struct err *e)
+{
+	t->rescan_enter = enter;
+	t->rescan_user = user;
+	t->rescan_due = true;
+	if (t->rescan || clock_mono_ns() < t->rescan_next_ns)
+		return 0;
+	return rescan_begin(t, e);
+}
+
+void target_rescan_tick(struct targets *t)
+{
+	if (t->rescan && !t->rescan->asked)
+		rescan_step(t);
+	else if (!t->rescan && t->rescan_due && clock_mono_ns() >= t->rescan_next_ns)
+		(void)rescan_begin(t, NULL); /* still due then, and tried again */
+}
+
+void target_rescan_cancel(struct targets *t)
+{
+	struct rescan *s = TAKE_PTR(t->rescan);
+
+	if (!s)
+		return;
+	s->space = space_unref(s->space); /* while its images are there */
+	s->targets = NULL;
+	if (s->asked)
+		opener_cancel(t->opener, s); /* the callback frees it, perhaps at once */
+	else
+		rescan_free(s);
 }
 
 int targets_scan_cgroups(struct targets *t, struct err *e)

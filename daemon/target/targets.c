@@ -152,6 +152,7 @@ void targets_destroy(struct targets *t)
 	if (!t)
 		return;
 	target_cancel_reads(t);
+	target_rescan_cancel(t);
 	HASH_ITER (hh, t->table, slot, tmp) {
 		struct process *older;
 
@@ -595,6 +596,7 @@ void targets_tick(struct targets *t, uint64_t now_ns)
 	while (t->ended && t->ended->end_ns + t->exit_grace_ns <= now_ns)
 		unlink_process(t, t->ended);
 	cgroups_expire(t->cgroups, now_ns);
+	target_rescan_tick(t);
 }
 
 void targets_get_stats(const struct targets *t, struct targets_stats *ret)

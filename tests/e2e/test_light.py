@@ -45,6 +45,14 @@ def identity(case, status):
     cpu = next(p for p in status["profilers"] if p["profiler"] == "cpu")
     lost = sum(cpu["drops"].values())
     case.assertEqual(cpu["samples"] + cpu["idle"] + lost, cpu["ticks"], cpu)
+    # No run ends without an outcome, what user space filed is what the kernel side says it sent, and the ticks are
+    # those that the clock implies (a deficit is settled within two seconds).
+    cpus, rate = os.cpu_count(), int(cpu["rate"].removesuffix("Hz"))
+    case.assertLessEqual(cpu["in_flight"], cpus, cpu)
+    case.assertLessEqual(cpu["stored"], cpu["samples"], cpu)
+    uptime = status["uptime_seconds"]
+    case.assertGreater(cpu["ticks"], (uptime - 2.5) * cpus * rate * 0.975, status)
+    case.assertLess(cpu["ticks"], (uptime + 1) * cpus * rate * 1.025, status)
     return cpu
 
 
@@ -101,6 +109,7 @@ class Light2Shares(unittest.TestCase):
                 with self.subTest(program=name):
                     lines.append(self.check(daemon, name, functions, oracles[name], began, ended))
             identity(self, daemon.status())
+            self.assertEqual(len(lines), len(LANGUAGES))
             harness.figure("light.2", "\n".join(lines))
 
     def check(self, daemon, name, functions, oracle, began, ended):
@@ -256,6 +265,7 @@ class Light7Foreign(unittest.TestCase):
 
     def test_light_7__crafted_elf(self):
         with Daemon() as daemon:
+            held = []
             for mode in craft_elf.MODES:
                 with self.subTest(mode=mode):
                     path = os.path.join(self.directory, f"x_{mode}"[:15])
@@ -269,8 +279,10 @@ class Light7Foreign(unittest.TestCase):
                             line = next(x for x in daemon.log().splitlines() if path in x)
                             self.assertGreater(len(line.split(path, 1)[1] + line.split(path, 1)[0]), 20, "no reason: " + line)
                     self.assertTrue(daemon.running(), daemon.log())
+                    held.append(mode)
             self.still_names(daemon, "after_crafted")
-            harness.figure("light.7", f"{len(craft_elf.MODES)} crafted files, a FIFO, a link, killed children: went on")
+            self.assertEqual(held, list(craft_elf.MODES))
+            harness.figure("light.7", f"{len(held)} crafted files, a FIFO, a link, killed children: went on")
 
     def swapped(self, name, put):
         path = os.path.join(self.directory, name)

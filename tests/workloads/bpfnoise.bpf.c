@@ -1,7 +1,9 @@
-/* A BPF program of somebody else: runs at each getpgid of its own process, for about as long as `loops` says, and counts
- * how long. While it runs on a CPU, the kernel skips the perf-event programs there. (A program on the page faults of its
- * process would need no tracefs, but there interrupts, and so the sampling ticks, wait until it is over.) */
-#include <linux/bpf.h>
+/* A BPF program of somebody else: runs at each getpgid of its own process, for about as long as `loops` says, and
+ * counts how long. While it runs on a CPU, the kernel skips the perf-event programs there. (A program on the page
+ * faults of its process would need no tracefs, but there interrupts, and so the sampling ticks, wait until it is over.)
+ */
+#include <linux/bpf.h> /* first: bpf_helpers.h takes its types from it */
+
 #include <bpf/bpf_helpers.h>
 
 const volatile __u32 loops = 2000;

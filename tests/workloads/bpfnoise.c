@@ -2,7 +2,8 @@
  * {"runs":n,"bpf_ns":n,"process_cpu_ns":n}. The oracle for not_run: ticks within bpf_ns are those that a perf-event
  * program must have missed. Argument: loops a call (default 2000, at most 8192).
  *
- * getpgid is a call that nobody else makes often. tracefs is mounted in a namespace of our own: nothing stays behind. */
+ * getpgid is a call that nobody else makes often. tracefs is mounted in a namespace of our own: nothing stays behind.
+ */
 #define _GNU_SOURCE
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
@@ -28,7 +29,7 @@ static void on_signal(int signo)
 
 int main(int argc, char **argv)
 {
-	struct sigaction action = { .sa_handler = on_signal };
+	struct sigaction action = {.sa_handler = on_signal};
 	struct bpfnoise_bpf *skel;
 	struct bpf_link *link;
 	struct timespec ts;

@@ -1,4 +1,5 @@
-/* Workload in C with an oracle: four hot functions with shares of about 50, 25, 15 and 10 %; c_outer is only a caller. */
+/* Workload in C with an oracle: four hot functions with shares of about 50, 25, 15 and 10 %; c_outer is only a caller.
+ */
 #include "oracle.h"
 
 uint64_t c_hot_half(uint64_t seed, uint64_t iterations);
@@ -50,10 +51,10 @@ ORACLE_NOINLINE uint64_t c_hot_tenth(uint64_t seed, uint64_t iterations)
 int main(int argc, char **argv)
 {
 	struct oracle_function functions[] = {
-		{ "c_hot_half", c_hot_half, 50, 0 },
-		{ "c_hot_quarter", c_hot_quarter, 25, 0 },
-		{ "c_hot_inner", c_outer, 15, 0 },
-		{ "c_hot_tenth", c_hot_tenth, 10, 0 },
+		{"c_hot_half", c_hot_half, 50, 0},
+		{"c_hot_quarter", c_hot_quarter, 25, 0},
+		{"c_hot_inner", c_outer, 15, 0},
+		{"c_hot_tenth", c_hot_tenth, 10, 0},
 	};
 
 	return oracle_run(functions, sizeof(functions) / sizeof(functions[0]), oracle_limit(argc, argv));

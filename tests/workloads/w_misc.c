@@ -79,7 +79,8 @@ static int run_threads(void)
 	pthread_t left, right;
 	static char left_name[] = "misc-left", right_name[] = "misc-right";
 
-	if (pthread_create(&left, NULL, thread_main, left_name) || pthread_create(&right, NULL, thread_main, right_name))
+	if (pthread_create(&left, NULL, thread_main, left_name) ||
+	    pthread_create(&right, NULL, thread_main, right_name))
 		return 1;
 	started();
 	pthread_join(left, NULL);
@@ -119,7 +120,7 @@ static int run_forker(void)
 static int run_exec(char **argv)
 {
 	fd_set readable;
-	struct timeval no_wait = { 0, 0 };
+	struct timeval no_wait = {0, 0};
 
 	started();
 	for (;;) {
@@ -150,7 +151,7 @@ static int run_stacks(void)
 
 int main(int argc, char **argv)
 {
-	struct sigaction action = { .sa_handler = on_signal };
+	struct sigaction action = {.sa_handler = on_signal};
 
 	sigaction(SIGTERM, &action, NULL);
 	sigaction(SIGINT, &action, NULL);

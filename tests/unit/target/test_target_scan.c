@@ -28,6 +28,17 @@ static void add(const char *name)
 	assert_int_equal(mkdir(path, 0755), 0);
 }
 
+static void add_mountinfo(void)
+{
+	char path[128];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/self/mountinfo", root);
+	f = fopen(path, "w");
+	assert_non_null(f);
+	assert_int_equal(fclose(f), 0);
+}
+
 static void drop(const char *name)
 {
 	char path[128];
@@ -54,6 +65,7 @@ static int setup(void **state)
 	add("11");
 	add("2");
 	add("self");
+	add_mountinfo();
 	add("10x");
 	add("0");
 	fake_puts(10, PROC_FILE_STAT, STAT("10", "one", "1", "500"));
@@ -166,6 +178,157 @@ static void scan__gone_meanwhile(void **state)
 	assert_int_equal(stats.processes, 1);
 }
 
+static uint64_t rescans(void)
+{
+	struct targets_stats stats;
+
+	targets_get_stats(fix.targets, &stats);
+	return stats.rescans;
+}
+
+/* The first request that waits is answered with an error. */
+static void fail_first(int error)
+{
+	struct fake_request r = fake.requests[0];
+
+	assert_true(fake.request_count > 0);
+	memmove(fake.requests, fake.requests + 1, --fake.request_count * sizeof(r));
+	r.fn(r.user, error, "", 0);
+}
+
+static void rescan__by_callbacks(void **state)
+{
+	struct process *p, *q, *gone;
+
+	(void)state;
+	assert_int_equal(targets_scan(fix.targets, enter, NULL, NULL), 0);
+	p = targets_get(fix.targets, 10, GENERATION_SCANNED, 100 * S);
+	q = targets_get(fix.targets, 11, GENERATION_SCANNED, 100 * S);
+	gone = targets_get(fix.targets, 2, GENERATION_SCANNED, 100 * S);
+	fake_puts(10, PROC_FILE_MAPS, maps_two);
+	fake_puts(11, PROC_FILE_STAT, STAT("11", "other", "1", "900"));
+	drop("2");
+	clock_fake(200 * S, 200 * S);
+	entered_count = 0;
+	assert_int_equal(targets_rescan(fix.targets, enter, NULL, NULL), 0);
+	/* Nothing is read from within the call, and one read at a time is under way. */
+	assert_int_equal(entered_count, 0);
+	assert_int_equal(fake.request_count, 1);
+	assert_int_equal(fake_answer(), 6);
+	assert_int_equal(entered_count, 2);
+	assert_ptr_equal(targets_get(fix.targets, 10, 0, 201 * S), p);
+	assert_int_equal(inode_at(p, 0x400000), 22);
+	assert_true(targets_get(fix.targets, 11, 0, 201 * S) != q);
+	assert_ptr_equal(targets_get(fix.targets, 2, 0, 201 * S), gone);
+	assert_true(targets_get(fix.targets, 2, 0, 206 * S) != gone);
+	assert_int_equal(rescans(), 1);
+}
+
+/* A read that fails is no sign that the process ended. */
+static void rescan__what_cannot_be_read_is_kept(void **state)
+{
+	struct process *p;
+
+	(void)state;
+	assert_int_equal(targets_scan(fix.targets, enter, NULL, NULL), 0);
+	p = targets_get(fix.targets, 2, GENERATION_SCANNED, 100 * S);
+	clock_fake(200 * S, 200 * S);
+	assert_int_equal(targets_rescan(fix.targets, enter, NULL, NULL), 0);
+	fail_first(-EIO);
+	fake_answer();
+	targets_tick(fix.targets, 206 * S);
+	assert_ptr_equal(targets_get(fix.targets, 2, GENERATION_SCANNED, 206 * S), p);
+	assert_ptr_equal(targets_get(fix.targets, 2, 0, 300 * S), p);
+}
+
+/* The event is newer than the text, which was asked for before it. */
+static void rescan__what_was_mapped_meanwhile_stays(void **state)
+{
+	struct process *p;
+
+	(void)state;
+	assert_int_equal(targets_scan(fix.targets, enter, NULL, NULL), 0);
+	p = targets_get(fix.targets, 10, GENERATION_SCANNED, 100 * S);
+	fake_puts(10, PROC_FILE_MAPS, maps_two);
+	drop("2");
+	clock_fake(200 * S, 200 * S);
+	assert_int_equal(targets_rescan(fix.targets, enter, NULL, NULL), 0);
+	clock_fake(201 * S, 201 * S);
+	mmap_at(201 * S, 10, 0x700000, 0x1000, 33, "/lib/three");
+	fake_answer();
+	assert_int_equal(inode_at(p, 0x400000), 22);
+	assert_int_equal(inode_at(p, 0x700000), 33);
+}
+
+/* Ended by its event while it was read: it does not come back. */
+static void rescan__what_ended_meanwhile_has_ended(void **state)
+{
+	struct targets_stats stats;
+
+	(void)state;
+	assert_int_equal(targets_scan(fix.targets, enter, NULL, NULL), 0);
+	clock_fake(200 * S, 200 * S);
+	assert_int_equal(targets_rescan(fix.targets, enter, NULL, NULL), 0);
+	exit_at(201 * S, 2, GENERATION_SCANNED);
+	fake_answer();
+	targets_tick(fix.targets, 207 * S);
+	targets_get_stats(fix.targets, &stats);
+	assert_int_equal(stats.processes, 2);
+}
+
+static void rescan__not_all_the_time(void **state)
+{
+	(void)state;
+	clock_fake(200 * S, 200 * S);
+	assert_int_equal(targets_rescan(fix.targets, enter, NULL, NULL), 0);
+	fake_answer();
+	assert_int_equal(rescans(), 1);
+	clock_fake(201 * S, 201 * S);
+	assert_int_equal(targets_rescan(fix.targets, enter, NULL, NULL), 0);
+	targets_tick(fix.targets, 201 * S);
+	assert_int_equal(fake.request_count, 0);
+	assert_int_equal(rescans(), 1);
+	clock_fake(206 * S, 206 * S);
+	targets_tick(fix.targets, 206 * S);
+	fake_answer();
+	assert_int_equal(rescans(), 2);
+	clock_fake(220 * S, 220 * S);
+	targets_tick(fix.targets, 220 * S);
+	assert_int_equal(rescans(), 2);
+}
+
+static void rescan__opener_is_busy(void **state)
+{
+	struct process *p;
+
+	(void)state;
+	clock_fake(200 * S, 200 * S);
+	fake.refuse = true;
+	assert_int_equal(targets_rescan(fix.targets, enter, NULL, NULL), 0);
+	targets_tick(fix.targets, 200 * S);
+	fake.refuse = false;
+	targets_tick(fix.targets, 200 * S);
+	assert_int_equal(fake_answer(), 9);
+	p = targets_get(fix.targets, 10, GENERATION_SCANNED, 200 * S);
+	assert_int_equal(inode_at(p, 0x400000), 11);
+}
+
+/* The sanitizer and the fixture see what is left. */
+static void targets_destroy__rescan_under_way(void **state)
+{
+	struct fake_request r;
+
+	(void)state;
+	assert_int_equal(targets_rescan(fix.targets, enter, NULL, NULL), 0);
+	r = fake.requests[0];
+	fake.request_count = 0;
+	r.fn(r.user, 0, STAT("2", "kthreadd", "0", "1"), strlen(STAT("2", "kthreadd", "0", "1")));
+	r = fake.requests[0];
+	fake.request_count = 0;
+	r.fn(r.user, 0, maps_one, strlen(maps_one));
+	assert_int_equal(fake.request_count, 1);
+}
+
 static void scan__no_proc(void **state)
 {
 	struct err e = {0};
@@ -187,6 +350,13 @@ int main(void)
 		SCAN_CASE(scan__again_keeps_and_refreshes),
 		SCAN_CASE(scan__generation_in_force),
 		SCAN_CASE(scan__gone_meanwhile),
+		SCAN_CASE(rescan__by_callbacks),
+		SCAN_CASE(rescan__what_cannot_be_read_is_kept),
+		SCAN_CASE(rescan__what_was_mapped_meanwhile_stays),
+		SCAN_CASE(rescan__what_ended_meanwhile_has_ended),
+		SCAN_CASE(rescan__not_all_the_time),
+		SCAN_CASE(rescan__opener_is_busy),
+		SCAN_CASE(targets_destroy__rescan_under_way),
 		SCAN_CASE(scan__no_proc),
 	};
 
