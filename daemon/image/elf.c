@@ -105,20 +105,30 @@ static int read_section(const struct elf_file *f, uint64_t offset, struct elf_se
 	return 0;
 }
 
-/* A stripped or damaged section table leaves the file without symbols; that is said by their absence. */
+/* Without a section table a file has no symbols, which is no error; a damaged one is told. */
 static void read_sections(struct elf_file *f, uint64_t offset, uint64_t count, size_t entry_bytes, uint64_t names_index)
 {
 	size_t want = f->is64 ? sizeof(Elf64_Shdr) : sizeof(Elf32_Shdr);
 	struct elf_section first;
 
-	if (!offset || entry_bytes != want || read_section(f, offset, &first))
+	if (!offset)
 		return;
+	if (entry_bytes != want) {
+		f->damage = "section headers of a wrong size";
+		return;
+	}
+	if (offset > f->bytes || read_section(f, offset, &first)) {
+		f->damage = "the section headers lie outside the file";
+		return;
+	}
 	if (count == 0)
 		count = first.bytes; /* more than 65279 sections */
 	if (names_index == SHN_XINDEX)
 		names_index = first.link;
-	if (count == 0 || count > ELF_MAX_SECTIONS || count * want > f->bytes - offset)
+	if (count == 0 || count > ELF_MAX_SECTIONS || count * want > f->bytes - offset) {
+		f->damage = "more section headers than the file holds";
 		return;
+	}
 	f->sections = calloc((size_t)count, sizeof(*f->sections));
 	if (!f->sections)
 		return;
@@ -133,6 +143,10 @@ static void read_sections(struct elf_file *f, uint64_t offset, uint64_t count, s
 		if (s->type == SHT_STRTAB &&
 		    !elf_read_alloc(f, s->offset, s->bytes, SECTION_NAMES_MAX_BYTES, &f->names))
 			f->names_bytes = (size_t)s->bytes;
+		else
+			f->damage = "the names of the sections lie outside the file";
+	} else {
+		f->damage = "the names of the sections are in none of them";
 	}
 }
 

@@ -31,10 +31,11 @@ struct elf_file {
 	uint16_t type, machine;
 	struct elf_segment *segments;
 	size_t segment_count;
-	struct elf_section *sections; /* none when the table is missing or broken: that is no error */
+	struct elf_section *sections; /* none when the table is missing or broken: that is no error, see damage */
 	size_t section_count;
 	char *names; /* section names, terminated */
 	size_t names_bytes;
+	const char *damage; /* what is wrong with the section table; static text, NULL = nothing */
 };
 
 /* e tells what is wrong with the file. */

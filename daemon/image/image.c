@@ -222,7 +222,8 @@ static int push_pending(struct images *t, struct entry *y, frame_id id)
 	return 0;
 }
 
-static void log_failure(struct images *t, struct entry *y, const char *problem)
+/* event: what the problem means for the image. */
+static void log_problem(struct images *t, struct entry *y, const char *event, const char *problem)
 {
 	uint64_t now = clock_mono_ns();
 	static struct log_site shared;
@@ -233,7 +234,7 @@ static void log_failure(struct images *t, struct entry *y, const char *problem)
 	}
 	/* Files of processes that ended before they were read are no one's fault. */
 	log_line(t->failures_logged++ < MAX_FAILURES_LOGGED ? &y->log_site : &shared,
-		 y->gone ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARN, "image", "cannot be read path=\"%s\" cause=\"%s\"",
+		 y->gone ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARN, "image", "%s path=\"%s\" cause=\"%s\"", event,
 		 intern_str(t->strings, y->image.path), problem);
 }
 
@@ -278,7 +279,7 @@ static void fail_current(struct images *t, const char *problem)
 	if (y->queued)
 		TAILQ_REMOVE(&t->work, y, link);
 	y->queued = false;
-	log_failure(t, y, problem);
+	log_problem(t, y, "cannot be read", problem);
 	check_idle(t);
 }
 
@@ -354,6 +355,9 @@ static void on_kernel_retry(evutil_socket_t fd, short what, void *user)
 
 static void take_description(struct images *t, struct entry *y, const struct parser_response *response)
 {
+	/* Readable in part: what was found is used, what is wrong is told once. */
+	if (response->problem[0] && strcmp(response->problem, intern_str(t->strings, y->image.problem)) != 0)
+		log_problem(t, y, "is damaged", response->problem);
 	y->image.state = IMAGE_READY;
 	y->image.has_symbols = response->has_symbols;
 	y->image.segment =

@@ -2,10 +2,12 @@
  * limits of memory; the daemon kills it when a request takes too long.
  *
  * It keeps the symbol indexes of the images that were asked for last, within CACHE_MAX_BYTES, and closes a file as soon
- * as its index is built: an open descriptor would pin the file system of a container that ends. */
+ * as its index is built: an open descriptor would pin the file system of a container that ends. Once a host's hot
+ * addresses have their names, hardly anything is asked any more: then all but CACHE_QUIET_BYTES is given back. */
 #include <elf.h>
 #include <errno.h>
 #include <limits.h>
+#include <poll.h>
 #include <seccomp.h>
 #include <signal.h>
 #include <string.h>
@@ -19,8 +21,11 @@
 #include "daemon/image/image_wire.h"
 #include "daemon/image/symbols.h"
 #include "daemon/util/child.h"
+#include "daemon/util/clock.h"
 
 #define CACHE_MAX_BYTES (24u << 20)
+#define CACHE_QUIET_BYTES (2u << 20)
+#define CACHE_QUIET_NS (60 * NS_PER_S)
 #define CACHE_MAX_IMAGES 256
 /* How far a symbol without size reaches when nothing follows: user space, and the kernel between text and modules. */
 #define ELF_GAP_BYTES (64u << 10)
@@ -28,7 +33,8 @@
 
 struct cached {
 	uint32_t image; /* 0 = free */
-	uint64_t used;
+	bool kernel;
+	uint64_t used_ns;
 	struct symbols symbols;
 	struct elf_segment *segments; /* the PT_LOADs */
 	uint32_t *hits;		      /* per segment */
@@ -38,7 +44,6 @@ struct cached {
 };
 
 static struct cached cache[CACHE_MAX_IMAGES];
-static uint64_t uses;
 
 static void forget(struct cached *c)
 {
@@ -67,7 +72,7 @@ static struct cached *oldest(const struct cached *except)
 	struct cached *found = NULL;
 
 	for (size_t i = 0; i < CACHE_MAX_IMAGES; i++)
-		if (cache[i].image && &cache[i] != except && (!found || cache[i].used < found->used))
+		if (cache[i].image && &cache[i] != except && (!found || cache[i].used_ns < found->used_ns))
 			found = &cache[i];
 	return found;
 }
@@ -83,6 +88,37 @@ static void make_room(const struct cached *keep)
 		bytes -= cached_bytes(c);
 		forget(c);
 	}
+}
+
+/* The kernel's index stays: to read it again takes a tenth of a second, a file's is read in a few milliseconds. */
+static void drop_unused(void)
+{
+	uint64_t now_ns = clock_mono_ns();
+	size_t bytes = 0;
+
+	for (size_t i = 0; i < CACHE_MAX_IMAGES; i++)
+		bytes += cache[i].kernel ? 0 : cached_bytes(&cache[i]);
+	while (bytes > CACHE_QUIET_BYTES) {
+		struct cached *found = NULL;
+
+		for (size_t i = 0; i < CACHE_MAX_IMAGES; i++)
+			if (cache[i].image && !cache[i].kernel && (!found || cache[i].used_ns < found->used_ns))
+				found = &cache[i];
+		if (!found || now_ns - found->used_ns < CACHE_QUIET_NS)
+			return;
+		bytes -= cached_bytes(found);
+		forget(found);
+	}
+}
+
+static void wait_for_request(void)
+{
+	const struct timespec interval = {.tv_sec = CACHE_QUIET_NS / NS_PER_S / 4};
+	struct pollfd p = {.fd = CHILD_SOCKET_FD, .events = POLLIN};
+
+	/* An error shows at the read that follows. */
+	while (ppoll(&p, 1, &interval, NULL) == 0)
+		drop_unused();
 }
 
 static int load_elf(struct cached *c, int fd, struct err *e)
@@ -105,6 +141,8 @@ static int load_elf(struct cached *c, int fd, struct err *e)
 		return err_set(e, -EBADMSG, "no loadable segment");
 	elf_build_id(&f, c->build_id, sizeof(c->build_id));
 	symbols_init(&c->symbols, ELF_GAP_BYTES);
+	if (f.damage)
+		err_set(e, -EBADMSG, "%s", f.damage);
 	return symbols_load_elf(&c->symbols, &f, e);
 }
 
@@ -149,6 +187,7 @@ static int load(const struct parser_request *q, int fd, struct cached **ret, str
 		return r;
 	}
 	c->image = q->image;
+	c->kernel = q->kind == PARSER_KALLSYMS;
 	snprintf(c->problem, sizeof(c->problem), "%.*s", (int)sizeof(c->problem) - 1, e->text);
 	*ret = c;
 	return 0;
@@ -262,7 +301,7 @@ static int serve(const struct parser_request *q, const uint64_t *offsets, int fd
 		snprintf(a.message.head.problem, sizeof(a.message.head.problem), "%.*s", PARSER_TEXT_MAX - 1, e.text);
 		return flush(&a, false);
 	}
-	c->used = ++uses;
+	c->used_ns = clock_mono_ns();
 	/* The description is in every part, the one in the last counts. */
 	describe(&a.message.head, c);
 	for (uint32_t i = 0; i < q->count; i++) {
@@ -273,6 +312,7 @@ static int serve(const struct parser_request *q, const uint64_t *offsets, int fd
 	describe(&a.message.head, c);
 	r = flush(&a, false);
 	make_room(c);
+	drop_unused();
 	return r;
 }
 
@@ -348,6 +388,7 @@ int parser_child_main(void)
 		size_t len = 0;
 		int fd = -1, r;
 
+		wait_for_request();
 		r = child_recv(CHILD_SOCKET_FD, &q, sizeof(q), &len, &fd);
 		if (r)
 			return 1;

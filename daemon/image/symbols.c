@@ -1,5 +1,5 @@
-/* The symbol index and its ELF sources, see symbols.h. Invariants: while building, ranks[i] belongs to list[i]; after
- * symbols_finish starts are strictly ascending. */
+/* The symbol index and its ELF sources, see symbols.h. Invariants: after symbols_finish starts are strictly ascending,
+ * blocks ascend in both fields, and the first block begins at symbol 0. */
 #include "daemon/image/symbols.h"
 
 #include <elf.h>
@@ -20,8 +20,11 @@ void symbols_init(struct symbols *s, uint64_t gap_max)
 void symbols_deinit(struct symbols *s)
 {
 	free(s->list);
+	free(s->starts);
+	free(s->names_at);
+	free(s->sizes);
+	free(s->blocks);
 	free(s->names);
-	free(s->ranks);
 	*s = (struct symbols){0};
 }
 
@@ -29,7 +32,6 @@ static int grow(struct symbols *s)
 {
 	size_t cap = s->cap ? s->cap + s->cap / 2 : 1024;
 	struct symbol *list;
-	uint8_t *ranks;
 
 	if (s->count >= SYMBOLS_MAX)
 		return -E2BIG;
@@ -37,10 +39,6 @@ static int grow(struct symbols *s)
 	if (!list)
 		return -ENOMEM;
 	s->list = list;
-	ranks = realloc(s->ranks, cap);
-	if (!ranks)
-		return -ENOMEM;
-	s->ranks = ranks;
 	s->cap = cap;
 	return 0;
 }
@@ -92,23 +90,23 @@ int symbols_add(struct symbols *s, uint64_t start, uint64_t bytes, enum symbol_r
 	r = add_name(s, name, len, &at);
 	if (r)
 		return r;
-	s->list[s->count] = (struct symbol){start, bytes > UINT32_MAX ? UINT32_MAX : (uint32_t)bytes, at};
-	s->ranks[s->count++] = (uint8_t)rank;
+	s->list[s->count++] = (struct symbol){
+		.start = start,
+		.bytes = bytes > UINT32_MAX ? UINT32_MAX : (uint32_t)bytes,
+		.name = at,
+		.rank = (uint8_t)rank,
+	};
 	return 0;
 }
 
-struct sortable {
-	uint64_t start;
-	uint32_t index;
-};
-
-static int compare_starts(const void *a, const void *b)
+static int compare_symbols(const void *a, const void *b)
 {
-	const struct sortable *x = a, *y = b;
+	const struct symbol *x = a, *y = b;
 
 	if (x->start != y->start)
 		return x->start < y->start ? -1 : 1;
-	return x->index < y->index ? -1 : x->index > y->index;
+	/* Names stand in the order of addition: the outcome does not hang on the sorting algorithm. */
+	return x->name < y->name ? -1 : x->name > y->name;
 }
 
 static size_t leading_underscores(const char *name)
@@ -117,102 +115,184 @@ static size_t leading_underscores(const char *name)
 }
 
 /* Which of two symbols at one start gives the name: malloc rather than __libc_malloc. */
-static bool better(const struct symbols *s, uint32_t a, uint32_t b)
+static bool better(const struct symbols *s, const struct symbol *a, const struct symbol *b)
 {
-	const char *x, *y;
+	const char *x = s->names + a->name, *y = s->names + b->name;
 	size_t n, m;
 
-	if (s->ranks[a] != s->ranks[b])
-		return s->ranks[a] > s->ranks[b];
-	x = s->names + s->list[a].name;
-	y = s->names + s->list[b].name;
+	if (a->rank != b->rank)
+		return a->rank > b->rank;
 	n = leading_underscores(x);
 	m = leading_underscores(y);
 	return n != m ? n < m : strcmp(x, y) < 0;
 }
 
-int symbols_finish(struct symbols *s)
+/* Keeps one symbol a start, in place. */
+static void drop_duplicates(struct symbols *s)
 {
-	_cleanup_free_ struct sortable *order = NULL;
-	struct symbol *list;
-	size_t kept = 0;
 	uint64_t sized_end = 0;
-	char *names;
+	size_t kept = 0;
 
-	if (!s->count)
-		return 0;
-	order = malloc(s->count * sizeof(*order));
-	list = malloc(s->count * sizeof(*list));
-	if (!order || !list) {
-		free(list);
-		return -ENOMEM;
-	}
-	for (size_t i = 0; i < s->count; i++)
-		order[i] = (struct sortable){s->list[i].start, (uint32_t)i};
-	qsort(order, s->count, sizeof(*order), compare_starts);
 	for (size_t i = 0, next; i < s->count; i = next) {
-		uint32_t best = order[i].index, bytes = s->list[best].bytes;
+		struct symbol best = s->list[i];
+		uint32_t bytes = best.bytes;
 
-		for (next = i + 1; next < s->count && order[next].start == order[i].start; next++) {
-			uint32_t other = order[next].index;
+		for (next = i + 1; next < s->count && s->list[next].start == best.start; next++) {
+			const struct symbol *other = &s->list[next];
 
-			if (s->list[other].bytes > bytes)
-				bytes = s->list[other].bytes;
-			if (better(s, other, best))
-				best = other;
+			if (other->bytes > bytes)
+				bytes = other->bytes;
+			if (better(s, other, &best))
+				best = *other;
 		}
 		/* A label within a function is no function of its own. */
-		if (!bytes && s->ranks[best] == SYMBOL_LABEL && order[i].start < sized_end)
+		if (!bytes && best.rank == SYMBOL_LABEL && best.start < sized_end)
 			continue;
-		list[kept] = s->list[best];
-		if (!list[kept].bytes)
-			list[kept].bytes = bytes;
-		if (bytes && order[i].start + bytes > sized_end)
-			sized_end = order[i].start + bytes;
-		kept++;
+		if (!best.bytes)
+			best.bytes = bytes;
+		if (bytes && best.start + bytes > sized_end)
+			sized_end = best.start + bytes;
+		s->list[kept++] = best;
 	}
-	free(s->list);
-	free(TAKE_PTR(s->ranks));
-	s->list = realloc(list, kept * sizeof(*list));
-	if (!s->list)
-		s->list = list;
-	s->count = s->cap = kept;
-	names = realloc(s->names, s->names_bytes);
-	if (names) {
-		s->names = names;
-		s->names_cap = s->names_bytes;
+	s->count = kept;
+}
+
+/* From the list, which is sorted and without duplicates, to the small form. */
+static int pack(struct symbols *s)
+{
+	_cleanup_free_ struct symbol_block *blocks = NULL;
+	_cleanup_free_ uint32_t *starts = NULL;
+	_cleanup_free_ uint32_t *names_at = NULL;
+	_cleanup_free_ uint32_t *sizes = NULL;
+	_cleanup_free_ char *names = NULL;
+	size_t block_count = 0, names_bytes = 1;
+	bool sized = false;
+
+	for (size_t i = 0; i < s->count; i++) {
+		names_bytes += strlen(s->names + s->list[i].name) + 1;
+		block_count += i == 0 || s->list[i].start >> 32 != s->list[i - 1].start >> 32;
+		sized |= s->list[i].bytes != 0;
 	}
+	blocks = calloc(block_count, sizeof(*blocks));
+	starts = malloc(s->count * sizeof(*starts));
+	names_at = malloc(s->count * sizeof(*names_at));
+	sizes = sized ? malloc(s->count * sizeof(*sizes)) : NULL;
+	names = malloc(names_bytes);
+	if (!blocks || !starts || !names_at || (sized && !sizes) || !names)
+		return -ENOMEM;
+	names[0] = '\0';
+	names_bytes = 1;
+	block_count = 0;
+	for (size_t i = 0; i < s->count; i++) {
+		const struct symbol *y = &s->list[i];
+		size_t len = strlen(s->names + y->name) + 1;
+
+		if (i == 0 || y->start >> 32 != s->list[i - 1].start >> 32)
+			blocks[block_count++] = (struct symbol_block){(uint32_t)(y->start >> 32), (uint32_t)i};
+		starts[i] = (uint32_t)y->start;
+		names_at[i] = (uint32_t)names_bytes;
+		if (sizes)
+			sizes[i] = y->bytes;
+		memcpy(names + names_bytes, s->names + y->name, len);
+		names_bytes += len;
+	}
+	free(TAKE_PTR(s->list));
+	s->cap = 0;
+	free(s->names);
+	s->names = TAKE_PTR(names);
+	s->names_bytes = s->names_cap = names_bytes;
+	s->starts = TAKE_PTR(starts);
+	s->names_at = TAKE_PTR(names_at);
+	s->sizes = TAKE_PTR(sizes);
+	s->blocks = TAKE_PTR(blocks);
+	s->block_count = block_count;
 	return 0;
 }
 
-const char *symbols_find(const struct symbols *s, uint64_t address, uint64_t *ret_start)
+int symbols_finish(struct symbols *s)
 {
-	size_t low = 0, high = s->count;
+	if (!s->count)
+		return 0;
+	qsort(s->list, s->count, sizeof(*s->list), compare_symbols);
+	drop_duplicates(s);
+	return pack(s);
+}
+
+/* The block of symbol i. */
+static size_t block_of(const struct symbols *s, size_t i)
+{
+	size_t low = 1, high = s->block_count;
 
 	while (low < high) {
 		size_t mid = low + (high - low) / 2;
 
-		if (s->list[mid].start <= address)
+		if (s->blocks[mid].first <= i)
 			low = mid + 1;
 		else
 			high = mid;
 	}
-	for (size_t i = low, tries = 0; i > 0 && tries < MAX_NESTING; i--, tries++) {
-		const struct symbol *y = &s->list[i - 1];
-		uint64_t into = address - y->start;
+	return low - 1;
+}
+
+uint64_t symbols_start(const struct symbols *s, size_t i)
+{
+	return (uint64_t)s->blocks[block_of(s, i)].upper << 32 | s->starts[i];
+}
+
+/* How many symbols start at or before the address. */
+static size_t count_up_to(const struct symbols *s, uint64_t address)
+{
+	uint32_t upper = (uint32_t)(address >> 32), lower = (uint32_t)address;
+	size_t low = 0, high = s->block_count, end;
+
+	while (low < high) {
+		size_t mid = low + (high - low) / 2;
+
+		if (s->blocks[mid].upper <= upper)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	if (low == 0)
+		return 0;
+	end = low < s->block_count ? s->blocks[low].first : s->count;
+	if (s->blocks[low - 1].upper < upper)
+		return end;
+	for (low = s->blocks[low - 1].first, high = end; low < high;) {
+		size_t mid = low + (high - low) / 2;
+
+		if (s->starts[mid] <= lower)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low;
+}
+
+const char *symbols_find(const struct symbols *s, uint64_t address, uint64_t *ret_start)
+{
+	size_t found = count_up_to(s, address);
+
+	for (size_t i = found, tries = 0; i > 0 && tries < MAX_NESTING; i--, tries++) {
+		uint64_t start = symbols_start(s, i - 1), into = address - start;
+		uint32_t bytes = s->sizes ? s->sizes[i - 1] : 0;
 
 		/* Without a size it reaches up to its successor; that is the nearest one only. */
-		if (y->bytes ? into < y->bytes : tries == 0 && into < s->gap_max) {
-			*ret_start = y->start;
-			return s->names + y->name;
+		if (bytes ? into < bytes : tries == 0 && into < s->gap_max) {
+			*ret_start = start;
+			return s->names + s->names_at[i - 1];
 		}
+		if (!s->sizes)
+			break;
 	}
 	return NULL;
 }
 
 size_t symbols_bytes(const struct symbols *s)
 {
-	return s->cap * sizeof(*s->list) + s->names_cap;
+	size_t each = sizeof(*s->starts) + sizeof(*s->names_at) + (s->sizes ? sizeof(*s->sizes) : 0);
+
+	return s->count * each + s->block_count * sizeof(*s->blocks) + s->names_cap;
 }
 
 static bool wanted(const struct elf_file *f, const Elf64_Sym *y)

@@ -21,7 +21,7 @@ struct process;
 struct mapping {
 	uint64_t start, end;
 	uint64_t offset; /* in the file */
-	image_id image;  /* IMAGE_JIT for anonymous, IMAGE_VDSO, IMAGE_NONE when the image table is full */
+	image_id image;	 /* IMAGE_JIT for anonymous, IMAGE_VDSO, IMAGE_NONE when the image table is full */
 };
 
 /* Where published mappings go (bpf/track). generation: of the process they hold for. 0 or -errno (-ENOSPC: the table is
@@ -33,17 +33,16 @@ struct mapping_sink {
 };
 
 struct targets_options {
-	const char *host;                 /* label host; default: gethostname() */
-	const struct label_set *static_labels; /* from the config; copied */
-	const char *proc_root;            /* default "/proc" (tests) */
+	const char *host;			/* label host; default: gethostname() */
+	const struct label_set *static_labels;	/* from the config; copied */
+	const char *proc_root;			/* default "/proc" (tests) */
 	const char *const *allow, *const *deny; /* cgroup globs, NULL-terminated; NULL = all, none */
-	uint64_t exit_grace_ns;           /* default 5 s */
-	size_t max_processes;             /* default 65536 */
+	uint64_t exit_grace_ns;			/* default 5 s */
+	size_t max_processes;			/* default 65536 */
 };
 
-int targets_create(struct opener *opener, struct images *images, struct labels *labels,
-		   const struct mapping_sink *sink, const struct targets_options *options, struct targets **ret,
-		   struct err *e);
+int targets_create(struct opener *opener, struct images *images, struct labels *labels, const struct mapping_sink *sink,
+		   const struct targets_options *options, struct targets **ret, struct err *e);
 void targets_destroy(struct targets *t);
 /* New static labels and allow/deny globs after a reload: labels are built anew for later samples. */
 int targets_reconfigure(struct targets *t, const struct targets_options *options, struct err *e);

@@ -332,8 +332,8 @@ static void rescan_step(struct targets *t)
 	}
 	if (s->step == STEP_BEFORE)
 		s->asked_ns = clock_mono_ns();
-	s->asked = !opener_read_proc(t->opener, s->pids[s->next], s->step == STEP_MAPS ? PROC_FILE_MAPS : PROC_FILE_STAT,
-				     on_rescan_answer, s);
+	s->asked = !opener_read_proc(t->opener, s->pids[s->next],
+				     s->step == STEP_MAPS ? PROC_FILE_MAPS : PROC_FILE_STAT, on_rescan_answer, s);
 }
 
 static int rescan_begin(struct targets *t, struct err *e)
@@ -343,7 +343,8 @@ static int rescan_begin(struct targets *t, struct err *e)
 
 	if (!s)
 		return err_set(e, -ENOMEM, "no memory to scan the processes again");
-	*s = (struct rescan){.targets = t, .enter = t->rescan_enter, .user = t->rescan_user, .began_ns = clock_mono_ns()};
+	*s = (struct rescan){
+		.targets = t, .enter = t->rescan_enter, .user = t->rescan_user, .began_ns = clock_mono_ns()};
 	t->rescan_next_ns = s->began_ns + RESCAN_INTERVAL_NS;
 	r = targets_scan_cgroups(t, e);
 	if (!r)

@@ -259,6 +259,7 @@ struct process *target_enter(struct targets *t, uint32_t pid, uint32_t generatio
 	p->environment = environment;
 	p->inherited_place = inherited_place;
 	p->linked = true;
+	p->scan = t->scan; /* the scan under way may have listed the pids before */
 	p->older = slot->newest;
 	slot->newest = p;
 	t->process_count++;

@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "daemon/util/allocator.h"
 #include "daemon/util/clock.h"
 
 static pid_t unreaped[CHILD_MAX_UNREAPED];
@@ -68,7 +69,6 @@ int child_spawn(const char *exe, const char *arg, struct child *ret, struct err 
 	char *env_text[ARRAY_SIZE(passed_env)] = {NULL};
 	_cleanup_free_ char *name = NULL;
 	_cleanup_close_ int ours = -1, theirs = -1;
-	char malloc_conf[] = "MALLOC_CONF=narenas:1,dirty_decay_ms:0,muzzy_decay_ms:0";
 	int fds[2], r = 0;
 	size_t n = 0;
 	pid_t pid, self = getpid();
@@ -98,7 +98,7 @@ int child_spawn(const char *exe, const char *arg, struct child *ret, struct err 
 		envp[n] = env_text[n];
 		n++;
 	}
-	envp[n] = malloc_conf;
+	envp[n] = (char *)(uintptr_t)allocator_child_env; /* exec writes to none */
 	envp[n + 1] = NULL;
 	argv[0] = name + strspn(name, "-");
 	argv[1] = name;

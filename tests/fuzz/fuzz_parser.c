@@ -17,7 +17,7 @@ static void look_up(const struct symbols *s)
 
 	for (size_t i = 0; i < s->count && i < 64; i++) {
 		uint64_t start;
-		const char *name = symbols_find(s, s->list[i].start, &start);
+		const char *name = symbols_find(s, symbols_start(s, i), &start);
 
 		if (name)
 			(void)demangle(name, text, sizeof(text));

@@ -260,6 +260,21 @@ static void rescan__what_was_mapped_meanwhile_stays(void **state)
 	assert_int_equal(inode_at(p, 0x700000), 33);
 }
 
+/* Its fork was lost, and it came after the pids were listed: it was not missed by the scan. */
+static void rescan__placeholder_of_meanwhile_stays(void **state)
+{
+	struct process *p;
+
+	(void)state;
+	clock_fake(200 * S, 200 * S);
+	assert_int_equal(targets_rescan(fix.targets, enter, NULL, NULL), 0);
+	p = targets_get(fix.targets, 77, 5, 201 * S);
+	fake_puts(77, PROC_FILE_MAPS, maps_one);
+	fake_answer();
+	targets_tick(fix.targets, 207 * S);
+	assert_ptr_equal(targets_get(fix.targets, 77, 0, 300 * S), p);
+}
+
 /* Ended by its event while it was read: it does not come back. */
 static void rescan__what_ended_meanwhile_has_ended(void **state)
 {
@@ -353,6 +368,7 @@ int main(void)
 		SCAN_CASE(rescan__by_callbacks),
 		SCAN_CASE(rescan__what_cannot_be_read_is_kept),
 		SCAN_CASE(rescan__what_was_mapped_meanwhile_stays),
+		SCAN_CASE(rescan__placeholder_of_meanwhile_stays),
 		SCAN_CASE(rescan__what_ended_meanwhile_has_ended),
 		SCAN_CASE(rescan__not_all_the_time),
 		SCAN_CASE(rescan__opener_is_busy),
