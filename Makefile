@@ -51,7 +51,7 @@ endif
 ifeq ($(FUZZ),1)
 CFLAGS    += -fsanitize=fuzzer-no-link -w
 endif
-LDLIBS     = $(shell pkg-config --libs $(PKG_NAMES)) -liberty -lm $(ALLOCATOR)
+LDLIBS     = $(shell pkg-config --libs $(PKG_NAMES)) -liberty $(ALLOCATOR) -lm
 BPF_CFLAGS := -g -O2 -target bpf -mcpu=v2 -D__TARGET_ARCH_$(ARCH) -I. -I/usr/include/$(shell $(CC) -print-multiarch) $(WARN) -Wno-unused-parameter -Wno-missing-prototypes
 
 BPF_SRC   := $(foreach r,$(BPF_ROOMS),bpf/$(r)/$(r).bpf.c)

@@ -33,6 +33,9 @@ __noinline int find_mapping(abi_u32 start, abi_u32 count, abi_u64 address)
 	return low == start ? -1 : (int)(low - 1);
 }
 
+/* Set by user space, the same for all profilers that share the maps. */
+const volatile abi_u64 hash_seed = 0;
+
 static __always_inline abi_u64 hash_step(abi_u64 h, abi_u64 v)
 {
 	h = (h ^ v) * 0x9e3779b97f4a7c15ULL;
@@ -43,7 +46,7 @@ static __always_inline abi_u64 hash_step(abi_u64 h, abi_u64 v)
 __noinline int normalise_kernel(abi_u32 set, abi_u32 count)
 {
 	struct scratch *s = scratch_get(set);
-	abi_u64 h = count;
+	abi_u64 h = hash_seed ^ count;
 
 	if (!s)
 		return -1;
@@ -184,7 +187,7 @@ static __always_inline int stack_send(struct scratch *s, abi_u32 frames, abi_u64
 static __always_inline abi_u32 name_send(struct scratch *s)
 {
 	const abi_u64 *words = (const abi_u64 *)s->name.name;
-	abi_u64 h = hash_step(hash_step(1, words[0]), words[1]);
+	abi_u64 h = hash_step(hash_step(hash_seed | 1, words[0]), words[1]);
 	abi_u32 id = (abi_u32)(h >> 32) | 1, one = 1;
 
 	if (bpf_map_lookup_elem(&names, &id))

@@ -26,6 +26,7 @@ struct program {
 	struct event_base *base;
 	struct daemon *daemon;
 	struct control *control;
+	bool stopping;
 };
 
 enum { OPTION_CONFIG = 256, OPTION_STATE_DIR, OPTION_SOCKET, OPTION_LISTEN, OPTION_INSECURE, OPTION_CHECK_CONFIG };
@@ -114,6 +115,7 @@ static void on_stop(evutil_socket_t sig, short what _unused_, void *user)
 	struct program *p = user;
 
 	log_info("main", "stopping signal=%d", (int)sig);
+	p->stopping = true; /* the scan at start runs the loop too, and ends it */
 	event_base_loopbreak(p->base);
 }
 
@@ -175,7 +177,9 @@ static int run(struct program *p)
 		if (!err)
 			err = daemon_start(p->daemon, &e);
 	}
-	if (!err) {
+	if (!err && p->stopping) {
+		notify_stopping();
+	} else if (!err) {
 		log_info("main", "ready version=%s rate_hz=%u socket=%s", BAROSCOPE_VERSION, config->cpu.rate_hz,
 			 p->args.socket);
 		notify_ready();

@@ -165,6 +165,7 @@ static int cpu_open(struct track *track, const struct profiler_options *options,
 		err = err_errno(e, -errno, "cannot open the CPU profiler's BPF program");
 		goto fail;
 	}
+	p->skel->rodata->hash_seed = track_hash_seed(track);
 	err = track_share(track, p->skel->obj, e);
 	if (err)
 		goto fail;

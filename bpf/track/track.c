@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 
 #include "bpf/track/track.skel.h"
 #include "bpf/track/track_ranges.h"
@@ -50,6 +51,7 @@ struct verifier_log {
 
 struct track {
 	struct track_bpf *skel;
+	uint64_t hash_seed;
 	bool log_verifier;
 	struct verifier_log logs[MAX_VERIFIER_LOGS];
 	size_t log_count;
@@ -67,7 +69,7 @@ struct track {
 	uint64_t order; /* even; the odd ones are for what is moved behind another event */
 	uint64_t lost_seen; /* events and side-band records lost so far, as told by the last drain */
 	uint64_t cpus_checked_ns;
-	uint64_t malformed;
+	uint64_t malformed_samples, malformed_events;
 	bool started;
 	int error; /* of a ring callback */
 };
@@ -136,6 +138,8 @@ int track_open(const struct track_options *options, struct track **ret, struct e
 	if (!t)
 		return err_set(e, -ENOMEM, "out of memory");
 	libbpf_set_print(silent);
+	if (getrandom(&t->hash_seed, sizeof(t->hash_seed), 0) != (ssize_t)sizeof(t->hash_seed))
+		t->hash_seed = clock_mono_ns();
 	if (!ring) {
 		ring = power_of_two(cpus * (128u << 10));
 		ring = ring < (512u << 10) ? 512u << 10 : ring > (4u << 20) ? 4u << 20 : ring;
@@ -365,6 +369,15 @@ static bool record_is_sound(const struct record_head *head, size_t bytes)
 	return true;
 }
 
+/* A sample is lost by itself; of the rest it is not known what they would have told. */
+static void refuse(struct track *t, const struct record_head *head, size_t bytes)
+{
+	if (bytes >= sizeof(*head) && head->type == RECORD_SAMPLE)
+		t->malformed_samples++;
+	else
+		t->malformed_events++;
+}
+
 static int on_record(void *user, void *data, size_t bytes)
 {
 	struct track *t = user;
@@ -372,7 +385,7 @@ static int on_record(void *user, void *data, size_t bytes)
 	struct track_event event = {.kind = TRACK_RECORD, .record = head};
 
 	if (!record_is_sound(head, bytes)) {
-		t->malformed++;
+		refuse(t, head, bytes);
 		return 0;
 	}
 	event.pid = head->pid;
@@ -380,7 +393,7 @@ static int on_record(void *user, void *data, size_t bytes)
 	event.time_ns = record_time_ns(head);
 	event.order = t->order += 2;
 	if (batch_put(&t->batches[t->current], &event) < 0)
-		t->malformed++;
+		refuse(t, head, bytes);
 	return 0;
 }
 
@@ -490,7 +503,7 @@ int track_drain(struct track *t, struct track_event **ret_events, size_t *ret_co
 	err = track_get_info(t, &info);
 	if (err)
 		return err_errno(e, err, "cannot read the tracker's counters");
-	lost = info.stats.events_lost + info.sideband_lost;
+	lost = info.stats.events_lost + info.sideband_lost + t->malformed_events;
 	*ret_lost = lost != t->lost_seen;
 	t->lost_seen = lost;
 	*ret_events = b->events;
@@ -513,6 +526,17 @@ int track_start(struct track *t, struct err *e)
 	if (err)
 		return err_errno(e, err, "cannot attach the tracker to its tracepoints");
 	return 0;
+}
+
+void track_capacity(const struct track *t, size_t *ret_stacks, size_t *ret_names)
+{
+	*ret_stacks = bpf_map__max_entries(shared_map(t, "stacks"));
+	*ret_names = bpf_map__max_entries(shared_map(t, "names"));
+}
+
+uint64_t track_hash_seed(const struct track *t)
+{
+	return t->hash_seed;
 }
 
 void track_forget_stack(struct track *t, uint64_t stack_id)
@@ -684,7 +708,7 @@ uint64_t track_memory_bytes(struct track *t)
 	return bytes;
 }
 
-uint64_t track_malformed(const struct track *t)
+uint64_t track_malformed_samples(const struct track *t)
 {
-	return t->malformed;
+	return t->malformed_samples;
 }

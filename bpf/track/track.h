@@ -56,6 +56,10 @@ struct track_event {
  * since the last drain, a rescan is due. */
 int track_drain(struct track *t, struct track_event **ret_events, size_t *ret_count, bool *ret_lost, struct err *e);
 
+/* How many stacks and names the kernel side remembers as sent. */
+void track_capacity(const struct track *t, size_t *ret_stacks, size_t *ret_names);
+/* Seeds the ids of stacks and names, so that no program can choose names that collide. The same for all profilers. */
+uint64_t track_hash_seed(const struct track *t);
 /* The daemon has forgotten a stack or name: it will be sent again. */
 void track_forget_stack(struct track *t, uint64_t stack_id);
 void track_forget_name(struct track *t, uint32_t name_id);
@@ -78,8 +82,8 @@ void track_print_verified(const struct track *t, FILE *out);
 
 /* Memory of all shared maps and of the side band's buffers. */
 uint64_t track_memory_bytes(struct track *t);
-/* Records that could not be decoded or kept. */
-uint64_t track_malformed(const struct track *t);
+/* Samples that could not be decoded or kept. */
+uint64_t track_malformed_samples(const struct track *t);
 
 /* The memory a map takes, as the kernel counts it (fdinfo memlock). */
 uint64_t track_map_bytes(int map_fd);

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/capability.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 
@@ -38,7 +39,7 @@ struct daemon {
 	struct service service;
 	struct event *drain;
 	uint64_t swept_ns;
-	uint32_t rate_hz;
+	uint32_t rate_hz, max_series;
 };
 
 /* The sanitizer build can be made small from outside, so that the tests see every limit. */
@@ -179,6 +180,7 @@ static int create_parts(struct daemon *d, const struct config *config, struct er
 	if (err)
 		return err;
 	d->parts.profiler = d->profiler;
+	track_capacity(d->track, &pipeline.kernel_stacks, &pipeline.kernel_names);
 	err = pipeline_create(&d->parts, &pipeline, &d->pipeline);
 	if (err)
 		return err_errno(e, err, "cannot prepare the pipeline");
@@ -195,6 +197,7 @@ int daemon_create(struct event_base *base, const struct daemon_options *options,
 	d->base = base;
 	d->lock_fd = -1;
 	d->rate_hz = options->config->cpu.rate_hz;
+	d->max_series = options->config->limits.series;
 	err = lock_state_dir(options->state_dir, &d->lock_fd, e);
 	if (!err)
 		err = create_parts(d, options->config, e);
@@ -214,13 +217,40 @@ int daemon_create(struct event_base *base, const struct daemon_options *options,
 	d->service.rate_hz = d->rate_hz;
 	d->service.hurry = hurry;
 	d->service.hurry_user = d;
+	d->service.started_ns = clock_mono_ns();
 	*ret = d;
 	return 0;
+}
+
+/* What works less well without a capability, told once. What cannot do without one says so where it fails. */
+static void tell_missing_capabilities(void)
+{
+	static const struct {
+		cap_value_t capability;
+		const char *text;
+	} wanted[] = {
+		{CAP_SYS_PTRACE, "CAP_SYS_PTRACE: mappings and environment of other users' processes stay unknown"},
+		{CAP_DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH: binaries that only their owner can read stay nameless"},
+		{CAP_SYSLOG, "CAP_SYSLOG: kernel functions may stay nameless"},
+		{CAP_SYS_ADMIN, "CAP_SYS_ADMIN: deleted and replaced binaries may stay nameless"},
+	};
+	cap_t have = cap_get_proc();
+
+	for (size_t i = 0; have && i < ARRAY_SIZE(wanted); i++) {
+		struct log_site site = {0};
+		cap_flag_value_t value = CAP_SET;
+
+		if (!cap_get_flag(have, wanted[i].capability, CAP_EFFECTIVE, &value) && value == CAP_CLEAR)
+			log_line(&site, LOG_LEVEL_WARN, "main", "running without %s", wanted[i].text);
+	}
+	cap_free(have);
 }
 
 int daemon_start(struct daemon *d, struct err *e)
 {
 	int err;
+
+	tell_missing_capabilities();
 
 	/* First the events, then the scan: what happens in between is seen twice, never missed. */
 	err = track_start(d->track, e);
@@ -274,7 +304,11 @@ int daemon_reload(struct daemon *d, const struct config *config, const char **re
 		err = targets_reconfigure(d->targets, &targets, e);
 	if (err)
 		return err;
-	*ret_note = config->cpu.rate_hz != d->rate_hz ? "cpu.rate_hz takes effect at the next start" : NULL;
+	*ret_note = NULL;
+	if (config->cpu.rate_hz != d->rate_hz)
+		*ret_note = "cpu.rate_hz takes effect at the next start";
+	else if (config->limits.series != d->max_series)
+		*ret_note = "limits.series takes effect at the next start";
 	return 0;
 }
 

@@ -59,6 +59,10 @@ int pipeline_create(const struct pipeline_parts *parts, const struct pipeline_op
 		p->options.max_stacks = 65536;
 	if (!p->options.max_names)
 		p->options.max_names = 16384;
+	if (!p->options.kernel_stacks)
+		p->options.kernel_stacks = p->options.max_stacks;
+	if (!p->options.kernel_names)
+		p->options.kernel_names = p->options.max_names;
 	if (!p->options.max_pending)
 		p->options.max_pending = 65536;
 	err = stacks_create(parts->trie, parts->images, parts->strings, p->options.max_stacks, p->options.max_names,
@@ -105,6 +109,13 @@ static int wait_for_process(struct pipeline *p, const struct record_sample *r, s
 	return 0;
 }
 
+/* The kernel side remembers fewer stacks than we can keep; what it cannot remember it sends again at every hit. */
+static bool is_crowded(const struct pipeline *p)
+{
+	return stacks_count(p->stacks) > p->options.kernel_stacks / 10 * 9 ||
+	       stacks_name_count(p->stacks) > p->options.kernel_names / 10 * 9;
+}
+
 static enum drop_cause cause_of(int err)
 {
 	switch (err) {
@@ -145,7 +156,8 @@ static int file_sample(struct pipeline *p, const struct record_sample *r, struct
 	s.thread = r->thread_id == r->comm_id ? s.comm : stacks_name(p->stacks, r->thread_id);
 	if (stack.raw)
 		targets_want_published(p->parts.targets, process);
-	err = target_label(p->parts.targets, process, r->head.hierarchy, r->cgroup_id, s.comm, now_ns, &s.series);
+	err = target_label(p->parts.targets, process, r->head.hierarchy, r->cgroup_id, s.comm, now_ns,
+			   final, &s.series);
 	if (err == -EAGAIN)
 		return err;
 	if (err) {
@@ -240,7 +252,7 @@ static void add_not_run(struct pipeline *p, uint64_t wall_ns, uint64_t ticks)
 static int count_kernel_side(struct pipeline *p, uint64_t wall_ns)
 {
 	struct profiler_drops d;
-	uint64_t malformed = track_malformed(p->parts.track) - p->malformed_counted;
+	uint64_t malformed = track_malformed_samples(p->parts.track) - p->malformed_counted;
 	int err = p->parts.ops->read_drops(p->parts.profiler, &d);
 
 	if (err)
@@ -295,7 +307,7 @@ int pipeline_drain(struct pipeline *p, struct err *e)
 		return err_errno(e, err, "cannot read the profiler's counters");
 	windows_advance(p->parts.windows, wall_ns);
 	images_kick(p->parts.images);
-	if (now_ns - p->swept_ns > SWEEP_INTERVAL_NS && stacks_count(p->stacks) > p->options.max_stacks / 10 * 9)
+	if (now_ns - p->swept_ns > SWEEP_INTERVAL_NS && is_crowded(p))
 		pipeline_sweep(p);
 	return 0;
 }
@@ -310,7 +322,7 @@ void pipeline_sweep(struct pipeline *p)
 	uint64_t now_ns = clock_mono_ns(), idle_ns = STACK_IDLE_NS;
 
 	/* Under pressure the patience is shorter. */
-	if (stacks_count(p->stacks) > p->options.max_stacks / 10 * 9)
+	if (is_crowded(p))
 		idle_ns = 10 * NS_PER_S;
 	p->swept_ns = now_ns;
 	intern_begin_mark(p->parts.strings);

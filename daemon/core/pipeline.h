@@ -31,6 +31,7 @@ struct pipeline_parts {
 struct pipeline_options {
 	size_t max_stacks;  /* that are kept decoded; default 65536 */
 	size_t max_names;   /* default 16384 */
+	size_t kernel_stacks, kernel_names; /* that the kernel side remembers as sent; default: as many */
 	size_t max_pending; /* samples; default 65536 */
 	uint32_t rate_hz;
 };

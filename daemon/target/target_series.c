@@ -193,7 +193,7 @@ static bool is_put_off(const struct process *p, bool wants_place)
 }
 
 int target_label(struct targets *t, struct process *p, enum cgroup_hierarchy hierarchy, uint64_t cgroup_id,
-		 intern_id comm, uint64_t now_ns, series_id *ret)
+		 intern_id comm, uint64_t now_ns, bool final, series_id *ret)
 {
 	struct cached_series entry = {.cgroup_id = cgroup_id, .hierarchy = (uint8_t)hierarchy, .made_ns = now_ns};
 	struct facts f = {0};
@@ -235,7 +235,7 @@ int target_label(struct targets *t, struct process *p, enum cgroup_hierarchy hie
 	} else {
 		if (!p->wait_since_ns)
 			p->wait_since_ns = now_ns ? now_ns : 1;
-		if (now_ns - p->wait_since_ns < WAIT_NS)
+		if (!final && now_ns - p->wait_since_ns < WAIT_NS)
 			return -EAGAIN;
 	}
 

@@ -350,3 +350,20 @@ class Light8Nothing(unittest.TestCase):
 
     def test_light_8__sigkill(self):
         self.assertEqual(self.leaves(signal.SIGKILL)[0], -signal.SIGKILL)
+
+    def test_light_8__sigterm_while_it_starts(self):
+        """At every stage of the start: when a child is there, when a program is loaded, when the socket is bound."""
+        def has_program(daemon):
+            return any(kind == "prog" for kind, _ in harness.bpf_objects_of(daemon.process.pid))
+
+        stages = {"opener": lambda d: d.child("opener"), "program": has_program,
+                  "socket": lambda d: os.path.exists(d.socket)}
+        for name, reached in stages.items():
+            with self.subTest(stage=name), Daemon(start=False) as daemon:
+                with open(daemon.log_path, "ab") as log:
+                    daemon.process = subprocess.Popen(daemon.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                                      env=daemon.env)
+                wait_for(lambda d=daemon, r=reached: r(d), 20, name)
+                daemon.process.send_signal(signal.SIGTERM)
+                self.assertEqual(daemon.process.wait(15), 0, daemon.log())
+                self.assertFalse(os.path.exists(daemon.socket))

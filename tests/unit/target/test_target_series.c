@@ -30,12 +30,12 @@ static void check(series_id id, const char *name, const char *want)
 /* The label as it is once everything was answered. */
 static int label(struct process *p, enum cgroup_hierarchy h, uint64_t id, const char *comm, series_id *ret)
 {
-	int r = target_label(fix.targets, p, h, id, comm_id(comm), 100 * S, ret);
+	int r = target_label(fix.targets, p, h, id, comm_id(comm), 100 * S, false, ret);
 
 	if (r != -EAGAIN)
 		return r;
 	fake_answer();
-	return target_label(fix.targets, p, h, id, comm_id(comm), 100 * S + 1, ret);
+	return target_label(fix.targets, p, h, id, comm_id(comm), 100 * S + 1, false, ret);
 }
 
 static struct process *make(uint32_t pid)
@@ -95,9 +95,9 @@ static void label__one_series_a_process_and_name(void **state)
 	mkdir_at(CGROUP_V2, 10, "/a");
 	assert_int_equal(label(p, CGROUP_V2, 10, "one", &a), 0);
 	reads = fake.requests_made[PROC_FILE_ENVIRON];
-	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id("one"), 101 * S, &b), 0);
+	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id("one"), 101 * S, false, &b), 0);
 	assert_int_equal(a, b);
-	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id("two"), 101 * S, &c), 0);
+	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id("two"), 101 * S, false, &c), 0);
 	assert_true(a != c);
 	check(c, "comm", "two");
 	/* Many names don't make the cache grow without limit, nor its answers wrong. */
@@ -105,12 +105,12 @@ static void label__one_series_a_process_and_name(void **state)
 		char name[16];
 
 		snprintf(name, sizeof(name), "n%u", i);
-		assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id(name), 101 * S, &c), 0);
+		assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id(name), 101 * S, false, &c), 0);
 		check(c, "comm", name);
 	}
 	assert_int_equal(fake.requests_made[PROC_FILE_ENVIRON], reads);
 	/* Without a name from the sample, the one of the fork. */
-	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, INTERN_EMPTY, 101 * S, &c), 0);
+	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, INTERN_EMPTY, 101 * S, false, &c), 0);
 	check(c, "comm", "forked");
 }
 
@@ -122,14 +122,14 @@ static void label__waits_a_second(void **state)
 	(void)state;
 	mkdir_at(CGROUP_V2, 10, "/a");
 	fake_puts(7, PROC_FILE_ENVIRON, "OTEL_SERVICE_NAME=late");
-	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id("x"), 100 * S, &id), -EAGAIN);
-	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id("x"), 101 * S - 1, &id), -EAGAIN);
+	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id("x"), 100 * S, false, &id), -EAGAIN);
+	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id("x"), 101 * S - 1, false, &id), -EAGAIN);
 	assert_int_equal(id, SERIES_NONE);
-	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id("x"), 101 * S, &id), 0);
+	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id("x"), 101 * S, false, &id), 0);
 	check(id, "service_name", "x");
 	fake_answer();
 	/* What came late counts from the next second on. */
-	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id("x"), 102 * S, &id), 0);
+	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id("x"), 102 * S, false, &id), 0);
 	check(id, "service_name", "late");
 }
 
@@ -143,11 +143,11 @@ static void label__opener_is_busy(void **state)
 	mkdir_at(CGROUP_V2, 10, "/a");
 	fake_puts(7, PROC_FILE_ENVIRON, "OTEL_SERVICE_NAME=svc");
 	fake.refuse = true;
-	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id("x"), 100 * S, &id), -EAGAIN);
+	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id("x"), 100 * S, false, &id), -EAGAIN);
 	fake.refuse = false;
-	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id("x"), 100 * S + 1, &id), -EAGAIN);
+	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id("x"), 100 * S + 1, false, &id), -EAGAIN);
 	fake_answer();
-	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id("x"), 100 * S + 2, &id), 0);
+	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id("x"), 100 * S + 2, false, &id), 0);
 	check(id, "service_name", "svc");
 }
 
@@ -159,13 +159,13 @@ static void label__process_is_gone(void **state)
 	(void)state;
 	mkdir_at(CGROUP_V2, 10, "/system.slice/job.service");
 	exit_at(3 * S, 7, 100);
-	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id("x"), 4 * S, &id), 0);
+	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id("x"), 4 * S, false, &id), 0);
 	check(id, "service_name", "job");
 	check(id, "cgroup", "/system.slice/job.service");
 	assert_int_equal(fake.requests_made[PROC_FILE_ENVIRON], 0);
 	/* Nobody at all, in a cgroup that nobody told of. */
 	assert_int_equal(
-		target_label(fix.targets, targets_get(fix.targets, 0, 0, 1), CGROUP_V2, 99, comm_id("y"), 4 * S, &id),
+		target_label(fix.targets, targets_get(fix.targets, 0, 0, 1), CGROUP_V2, 99, comm_id("y"), 4 * S, false, &id),
 		0);
 	check(id, "service_name", "y");
 	check(id, "cgroup", "");
@@ -183,7 +183,7 @@ static void label__environment_of_fork_and_exec(void **state)
 	assert_int_equal(label(parent, CGROUP_V2, 10, "x", &id), 0);
 	fork_at(10 * S, 8, 200, 7, 100);
 	child = targets_get(fix.targets, 8, 200, 10 * S);
-	assert_int_equal(target_label(fix.targets, child, CGROUP_V2, 10, comm_id("x"), 10 * S, &id), 0);
+	assert_int_equal(target_label(fix.targets, child, CGROUP_V2, 10, comm_id("x"), 10 * S, false, &id), 0);
 	check(id, "service_name", "svc");
 	exec_at(11 * S, 8, 300, 200, "y");
 	child = targets_get(fix.targets, 8, 300, 11 * S);
@@ -301,7 +301,7 @@ static void label__after_a_sweep(void **state)
 	labels_sweep(fix.labels);
 	intern_sweep(fix.strings);
 	assert_null(labels_get(fix.labels, before));
-	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id("x"), 200 * S, &after), 0);
+	assert_int_equal(target_label(fix.targets, p, CGROUP_V2, 10, comm_id("x"), 200 * S, false, &after), 0);
 	check(after, "service_name", "svc");
 	check(after, "comm", "x");
 	check(after, "cgroup", "/a");
