@@ -21,39 +21,41 @@ typedef unsigned char abi_u8;
 
 /* Why a sample that was due is not in a profile: reported + idle + sum(lost by cause) = ticks.
  * X(symbol, name as shown, one line for docs and metrics help). */
-#define DROP_CAUSES(X) \
-	X(NOT_RUN, "not_run", "the sampling program did not run at a tick: another BPF program held the CPU, or the CPU was late") \
-	X(RING_FULL, "ring_full", "no room in the ring buffer for the sample") \
-	X(STACK_LOST, "stack_lost", "no room in the ring buffer for a new stack; it is sent again at its next hit") \
-	X(STACK_UNKNOWN, "stack_unknown", "the sample's stack was not known to the daemon; it is sent again at its next hit") \
-	X(SCRATCH_BUSY, "scratch_busy", "no scratch memory was free for the program") \
-	X(PENDING_FULL, "pending_full", "too many samples waited for the labels of their process") \
-	X(TRIE_FULL, "trie_full", "the limit of stack nodes or frames in memory was reached") \
-	X(WINDOW_FULL, "window_full", "the limit of profile memory was reached") \
-	X(SERIES_FULL, "series_full", "the limit of label sets was reached") \
-	X(LATE, "late", "the sample arrived after its window was closed") \
-	X(DENIED, "denied", "the cgroup is excluded by targets.allow or targets.deny") \
+#define DROP_CAUSES(X)                                                                                                 \
+	X(NOT_RUN, "not_run",                                                                                          \
+	  "the sampling program did not run at a tick: another BPF program held the CPU, or the CPU was late")         \
+	X(RING_FULL, "ring_full", "no room in the ring buffer for the sample")                                         \
+	X(STACK_LOST, "stack_lost", "no room in the ring buffer for a new stack; it is sent again at its next hit")    \
+	X(STACK_UNKNOWN, "stack_unknown",                                                                              \
+	  "the sample's stack was not known to the daemon; it is sent again at its next hit")                          \
+	X(SCRATCH_BUSY, "scratch_busy", "no scratch memory was free for the program")                                  \
+	X(PENDING_FULL, "pending_full", "too many samples waited for the labels of their process")                     \
+	X(TRIE_FULL, "trie_full", "the limit of stack nodes or frames in memory was reached")                          \
+	X(WINDOW_FULL, "window_full", "the limit of profile memory was reached")                                       \
+	X(SERIES_FULL, "series_full", "the limit of label sets was reached")                                           \
+	X(LATE, "late", "the sample arrived after its window was closed")                                              \
+	X(DENIED, "denied", "the cgroup is excluded by targets.allow or targets.deny")                                 \
 	X(MALFORMED, "malformed", "a record that could not be decoded")
 
 enum drop_cause {
 #define X(sym, name, help) DROP_##sym,
 	DROP_CAUSES(X)
 #undef X
-	DROP_CAUSE_COUNT,
+		DROP_CAUSE_COUNT,
 };
 
 /* Why a stack that was reported is not whole. The sample counts all the same. */
-#define INCOMPLETE_CAUSES(X) \
-	X(KERNEL_STACK, "kernel_stack", "the kernel stack could not be read") \
-	X(USER_STACK, "user_stack", "the user stack could not be read") \
-	X(DEPTH, "depth", "the stack is deeper than the walker goes") \
+#define INCOMPLETE_CAUSES(X)                                                                                           \
+	X(KERNEL_STACK, "kernel_stack", "the kernel stack could not be read")                                          \
+	X(USER_STACK, "user_stack", "the user stack could not be read")                                                \
+	X(DEPTH, "depth", "the stack is deeper than the walker goes")                                                  \
 	X(UNMAPPED, "unmapped", "an address lies in no mapping known for its process")
 
 enum incomplete_cause {
 #define X(sym, name, help) INCOMPLETE_##sym,
 	INCOMPLETE_CAUSES(X)
 #undef X
-	INCOMPLETE_CAUSE_COUNT,
+		INCOMPLETE_CAUSE_COUNT,
 };
 
 /* A frame on the ring: bit 63 is the raw flag; normalised frames have the image in bits 62..40 and the file offset (for
@@ -63,17 +65,16 @@ typedef abi_u64 abi_frame;
 #define ABI_FRAME_RAW (1ULL << 63)
 #define ABI_FRAME_OFFSET_BITS 40
 #define ABI_FRAME_OFFSET_MASK ((1ULL << ABI_FRAME_OFFSET_BITS) - 1)
-#define ABI_FRAME(image, offset) \
-	(((abi_u64)(image) << ABI_FRAME_OFFSET_BITS) | ((offset) & ABI_FRAME_OFFSET_MASK))
+#define ABI_FRAME(image, offset) (((abi_u64)(image) << ABI_FRAME_OFFSET_BITS) | ((offset)&ABI_FRAME_OFFSET_MASK))
 #define ABI_FRAME_IMAGE(frame) ((abi_u32)(((frame) & ~ABI_FRAME_RAW) >> ABI_FRAME_OFFSET_BITS))
-#define ABI_FRAME_OFFSET(frame) ((frame) & ABI_FRAME_OFFSET_MASK)
+#define ABI_FRAME_OFFSET(frame) ((frame)&ABI_FRAME_OFFSET_MASK)
 
 /* Images that are no file. Files are numbered from IMAGE_FIRST_FILE on. */
 enum abi_image {
 	IMAGE_NONE = 0,
-	IMAGE_KERNEL = 1, /* offset: low 40 bits of the address, upper bits all ones */
-	IMAGE_VDSO = 2,   /* offset in the vDSO's ELF image */
-	IMAGE_JIT = 3,    /* anonymous executable memory; never on the ring, such frames are raw */
+	IMAGE_KERNEL = 1,  /* offset: low 40 bits of the address, upper bits all ones */
+	IMAGE_VDSO = 2,	   /* offset in the vDSO's ELF image */
+	IMAGE_JIT = 3,	   /* anonymous executable memory; never on the ring, such frames are raw */
 	IMAGE_SPECIAL = 4, /* offset: enum special_frame */
 	IMAGE_FIRST_FILE = 16,
 };
@@ -108,7 +109,7 @@ enum cgroup_hierarchy {
 
 /* First bytes of every record. */
 struct record_head {
-	abi_u8 type;      /* enum record_type */
+	abi_u8 type;	  /* enum record_type */
 	abi_u8 hierarchy; /* enum cgroup_hierarchy of the record's cgroup_id */
 	abi_u16 cpu;
 	abi_u32 pid; /* thread group id; 0 = none */
@@ -160,8 +161,8 @@ _Static_assert(sizeof(struct record_name) == 32, "record_name");
 struct record_process {
 	struct record_head head;
 	abi_u64 time_ns;
-	abi_u32 generation;        /* exit: of the process that ended */
-	abi_u32 parent_pid;        /* fork only */
+	abi_u32 generation;	   /* exit: of the process that ended */
+	abi_u32 parent_pid;	   /* fork only */
 	abi_u32 parent_generation; /* fork: the parent's; exec: the one before exec; 0 = not known */
 	abi_u32 pad;
 	char comm[COMM_BYTES];
@@ -185,8 +186,8 @@ struct proc_value {
 _Static_assert(sizeof(struct proc_value) == 4, "proc_value");
 
 /* Value of map `proc_ranges`, key: pid (u32). Written by user space only: the entries [start, start + count) of map
- * `mappings`, sorted by address, are the mappings of the process with this generation. A map of its own, so that neither
- * side can overwrite what the other has just written. */
+ * `mappings`, sorted by address, are the mappings of the process with this generation. A map of its own, so that
+ * neither side can overwrite what the other has just written. */
 struct range_value {
 	abi_u32 generation;
 	abi_u32 start;
@@ -199,7 +200,7 @@ _Static_assert(sizeof(struct range_value) == 16, "range_value");
 struct mapping_value {
 	abi_u64 start;
 	abi_u64 offset;
-	abi_u32 pages;  /* 4 KiB */
+	abi_u32 pages; /* 4 KiB */
 	abi_u32 image;
 };
 _Static_assert(sizeof(struct mapping_value) == 24, "mapping_value");
@@ -212,8 +213,8 @@ struct profiler_stats {
 	abi_u64 samples;  /* records put into the ring */
 	abi_u64 drops[DROP_CAUSE_COUNT];
 	abi_u64 incomplete[INCOMPLETE_CAUSE_COUNT];
-	abi_u64 seen_full;   /* a stack could not be remembered and will be sent again */
-	abi_u64 timed_runs;  /* every 64th run times itself */
+	abi_u64 seen_full;  /* a stack could not be remembered and will be sent again */
+	abi_u64 timed_runs; /* every 64th run times itself */
 	abi_u64 timed_ns;
 };
 

@@ -9,7 +9,7 @@
 enum filter_mode { FILTER_ALL, FILTER_CGROUP, FILTER_PIDS };
 
 struct filter_config {
-	abi_u32 mode;      /* enum filter_mode */
+	abi_u32 mode;	   /* enum filter_mode */
 	abi_u32 hierarchy; /* enum cgroup_hierarchy; v2, v1 memory or v1 cpu */
 	abi_u64 cgroup_id;
 	abi_u32 cgroup_level; /* path components below the hierarchy's root */

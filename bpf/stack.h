@@ -63,8 +63,8 @@ __noinline int normalise_kernel(abi_u32 set, abi_u32 count)
 	return 0;
 }
 
-/* The frame of a user address, by the range (start, count) of its process; consecutive frames of one mapping search once.
- * A function of its own, checked by the verifier once and not at each turn of the loop. */
+/* The frame of a user address, by the range (start, count) of its process; consecutive frames of one mapping search
+ * once. A function of its own, checked by the verifier once and not at each turn of the loop. */
 __noinline abi_u64 normalise_address(abi_u32 set, abi_u32 start, abi_u32 count, abi_u64 address)
 {
 	struct scratch *s = scratch_get(set);
@@ -157,8 +157,7 @@ static __always_inline abi_u32 stack_take(void *ctx, abi_u32 set, struct scratch
 		}
 		if (normalise_user(set, kernel_frames, user_frames, start, count))
 			/* Raw addresses mean something in their process only. */
-			s->stack.stack_id =
-				hash_step(s->stack.stack_id, ((abi_u64)s->stack.generation << 32) | pid);
+			s->stack.stack_id = hash_step(s->stack.stack_id, ((abi_u64)s->stack.generation << 32) | pid);
 	}
 	if (incomplete)
 		s->stack.stack_id = hash_step(s->stack.stack_id, incomplete);

@@ -78,7 +78,8 @@ static const struct argp argp = {
 	.options = options,
 	.parser = parse_option,
 	.doc = "Samples every CPU of this host, always, and answers baroctl.\v"
-	       "Runs in the foreground and logs to stderr. SIGHUP reloads the configuration, SIGTERM and SIGINT end it. "
+	       "Runs in the foreground and logs to stderr. SIGHUP reloads the configuration, SIGTERM and SIGINT end "
+	       "it. "
 	       "Needs root, or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH, CAP_SYSLOG and "
 	       "CAP_CHECKPOINT_RESTORE (CAP_SYS_ADMIN on Linux before 5.9).",
 };
@@ -226,10 +227,11 @@ static int verify(void)
 int main(int argc, char **argv)
 {
 	struct program program = {
-		.args = {
-			.state_dir = CONFIG_DEFAULT_STATE_DIR,
-			.socket = CONFIG_DEFAULT_SOCKET,
-		},
+		.args =
+			{
+				.state_dir = CONFIG_DEFAULT_STATE_DIR,
+				.socket = CONFIG_DEFAULT_SOCKET,
+			},
 	};
 
 	/* The children are this same file, so that they always fit. */

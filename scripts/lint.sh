@@ -2,7 +2,7 @@
 # clang-tidy over C (first argument: compiler flags, then the files), shellcheck over scripts, syntax of the Python.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-flags=$1
+flags="$1 -DBAROSCOPE_VERSION=\"lint\""
 shift
 failed=0
 

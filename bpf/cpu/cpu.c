@@ -1,5 +1,5 @@
-/* User side of the CPU profiler: opens a clock event on every CPU that is online, follows hot-plug, and keeps the books:
- * ticks due by each event's time enabled against runs of the program. */
+/* User side of the CPU profiler: opens a clock event on every CPU that is online, follows hot-plug, and keeps the
+ * books: ticks due by each event's time enabled against runs of the program. */
 #include "bpf/cpu/cpu.h"
 
 #include <bpf/bpf.h>
@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 
 #include "bpf/filter_abi.h" /* before the skeleton, which names its type */
+
 #include "bpf/cpu/cpu.skel.h"
 #include "bpf/track/track.h"
 #include "daemon/util/clock.h"
@@ -25,7 +26,7 @@ struct cpu_event {
 	struct bpf_link *link;
 	uint64_t period_ns;
 	uint64_t due_before; /* ticks of events that were open on this CPU earlier */
-	uint64_t due;        /* as last read, those included */
+	uint64_t due;	     /* as last read, those included */
 	struct cpu_ticks ticks;
 	uint64_t idle_from_ns; /* the kernel's idle time when the first event was opened; UINT64_MAX = none yet */
 };
@@ -37,7 +38,7 @@ struct profiler {
 	struct cpu_event *cpus;
 	uint64_t read_ns;
 	struct profiler_stats *per_cpu; /* scratch for a per-CPU lookup */
-	uint64_t *idle_ns;              /* by CPU, as last read from /proc/stat */
+	uint64_t *idle_ns;		/* by CPU, as last read from /proc/stat */
 	int stat_fd;
 	bool started;
 };
@@ -128,7 +129,8 @@ static int set_filter(struct profiler *p, const struct profiler_target *target, 
 		if (target->pid_count > FILTER_MAX_PIDS)
 			return err_set(e, -E2BIG, "at most %d processes can be a target", FILTER_MAX_PIDS);
 		for (size_t i = 0; i < target->pid_count; i++)
-			if (bpf_map_update_elem(bpf_map__fd(p->skel->maps.filter_pids), &target->pids[i], &one, BPF_ANY) < 0)
+			if (bpf_map_update_elem(bpf_map__fd(p->skel->maps.filter_pids), &target->pids[i], &one,
+						BPF_ANY) < 0)
 				return err_errno(e, -errno, "cannot enter a process into the filter");
 		filter->mode = FILTER_PIDS;
 		return 0;

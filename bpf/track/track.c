@@ -65,8 +65,8 @@ struct track {
 	uint64_t mappings_full;
 	struct batch batches[2]; /* one is lent out, the other takes what is carried over */
 	unsigned int current;
-	size_t carry; /* events at the end of batches[current] that belong to the next drain */
-	uint64_t order; /* even; the odd ones are for what is moved behind another event */
+	size_t carry;	    /* events at the end of batches[current] that belong to the next drain */
+	uint64_t order;	    /* even; the odd ones are for what is moved behind another event */
 	uint64_t lost_seen; /* events and side-band records lost so far, as told by the last drain */
 	uint64_t cpus_checked_ns;
 	uint64_t malformed_samples, malformed_events;
@@ -100,7 +100,8 @@ static int log_programs(struct track *t, struct bpf_object *object)
 
 	if (!t->log_verifier)
 		return 0;
-	bpf_object__for_each_program(program, object) {
+	bpf_object__for_each_program(program, object)
+	{
 		struct verifier_log *log = &t->logs[t->log_count];
 
 		if (t->log_count == MAX_VERIFIER_LOGS)
@@ -157,14 +158,17 @@ int track_open(const struct track_options *options, struct track **ret, struct e
 		bpf_map__set_max_entries(t->skel->maps.procs, (uint32_t)options->procs);
 		bpf_map__set_max_entries(t->skel->maps.proc_ranges, (uint32_t)options->procs);
 	}
-	bpf_map__set_max_entries(shared_map(t, "stacks"), (uint32_t)(options->stacks ? options->stacks : cpus <= 4 ? 16384 : 65536));
+	bpf_map__set_max_entries(shared_map(t, "stacks"), (uint32_t)(options->stacks ? options->stacks
+								     : cpus <= 4     ? 16384
+										     : 65536));
 	t->log_verifier = options->log_verifier;
 	err = log_programs(t, t->skel->obj);
 	if (!err)
 		err = track_bpf__load(t->skel);
 	if (err) {
 		err = err_errno(e, err,
-				"the kernel refused the tracker's BPF programs (needs Linux 5.10 with BTF, CAP_BPF and CAP_PERFMON or root)");
+				"the kernel refused the tracker's BPF programs (needs Linux 5.10 with BTF, CAP_BPF and "
+				"CAP_PERFMON or root)");
 		goto fail;
 	}
 	table = mmap(NULL, entries * sizeof(*t->table), PROT_READ | PROT_WRITE, MAP_SHARED,
@@ -572,7 +576,8 @@ int track_publish(void *track, uint32_t pid, uint32_t generation, const struct m
 	struct track *t = track;
 	uint64_t now_ns = clock_mono_ns();
 	size_t at = published_find(t, pid, generation);
-	bool known = at < t->published_count && t->published[at].pid == pid && t->published[at].generation == generation;
+	bool known =
+		at < t->published_count && t->published[at].pid == pid && t->published[at].generation == generation;
 	struct range_value value = {.generation = generation};
 	size_t filled = 0;
 	int err;
@@ -703,8 +708,7 @@ uint64_t track_memory_bytes(struct track *t)
 	uint64_t bytes = t->sideband ? sideband_bytes(t->sideband) : 0;
 	struct bpf_map *map;
 
-	bpf_object__for_each_map(map, t->skel->obj)
-		bytes += track_map_bytes(bpf_map__fd(map));
+	bpf_object__for_each_map(map, t->skel->obj) bytes += track_map_bytes(bpf_map__fd(map));
 	return bytes;
 }
 

@@ -1,8 +1,8 @@
 /* The tracker: what the kernel tells about processes, mappings and cgroups, and the maps that all profilers share.
  *
  * Two sources, merged by the caller in time order: records of the BPF ring (lifecycle of processes and cgroups, and the
- * records of the profilers, which use the same ring), and perf's side band (executable mappings, the moment of an exec).
- * Loop thread only. */
+ * records of the profilers, which use the same ring), and perf's side band (executable mappings, the moment of an
+ * exec). Loop thread only. */
 #ifndef BAROSCOPE_TRACK_H
 #define BAROSCOPE_TRACK_H
 
@@ -19,7 +19,7 @@ struct track;
 /* Zero = default by the number of CPUs. */
 struct track_options {
 	size_t ring_bytes;
-	size_t stacks;   /* entries that BPF remembers as sent */
+	size_t stacks;	 /* entries that BPF remembers as sent */
 	size_t mappings; /* entries of the mapping table */
 	size_t procs;
 	bool log_verifier; /* keep what the verifier says of each program, for track_print_verified */
@@ -36,19 +36,19 @@ void track_close(struct track *t);
 int track_share(struct track *t, struct bpf_object *object, struct err *e);
 
 enum track_event_kind {
-	TRACK_RECORD,     /* record: of the ring */
-	TRACK_MMAP,       /* mmap */
+	TRACK_RECORD,	  /* record: of the ring */
+	TRACK_MMAP,	  /* mmap */
 	TRACK_EXEC_BEGIN, /* pid: its old mappings are gone, those of the new program follow; its record too */
 };
 
 struct track_event {
 	uint64_t time_ns; /* CLOCK_MONOTONIC; 0 for records without a time (names) */
-	uint64_t order;   /* arrival, to break ties */
+	uint64_t order;	  /* arrival, to break ties */
 	enum track_event_kind kind;
 	uint32_t pid;
-	uint32_t bytes;                    /* of data */
-	const struct record_head *record;  /* TRACK_RECORD; lives until the next drain */
-	struct mmap_event mmap;            /* TRACK_MMAP; the path lives until the next drain */
+	uint32_t bytes;			  /* of data */
+	const struct record_head *record; /* TRACK_RECORD; lives until the next drain */
+	struct mmap_event mmap;		  /* TRACK_MMAP; the path lives until the next drain */
 };
 
 /* Everything up to now, in time order; names and stacks come before all samples. The array is borrowed until the next
@@ -73,7 +73,7 @@ int track_enter(void *track, uint32_t pid, uint32_t *ret_generation);
 struct track_info {
 	struct track_stats stats; /* over all CPUs */
 	uint64_t mappings_used, mappings_full, sideband_lost;
-	double run_seconds;  /* of the tracker's programs, by their own timing */
+	double run_seconds; /* of the tracker's programs, by their own timing */
 };
 int track_get_info(struct track *t, struct track_info *ret);
 

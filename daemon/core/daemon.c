@@ -69,7 +69,8 @@ static int lock_state_dir(const char *dir, int *ret_fd, struct err *e)
 	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
 		if (errno == EWOULDBLOCK)
 			return err_set(e, -EBUSY,
-				       "another baroscoped uses the state directory %s; stop it or give --state-dir", dir);
+				       "another baroscoped uses the state directory %s; stop it or give --state-dir",
+				       dir);
 		return err_errno(e, -errno, "cannot lock %s", path);
 	}
 	*ret_fd = TAKE_FD(fd);

@@ -1,7 +1,7 @@
 /* The daemon put together: every room's object, the drain timer, reload. main.c makes one, runs the loop, destroys it.
  *
- * starting -> (daemon_start) -> running -> (daemon_destroy) -> gone. Destroying detaches everything, whatever state it is
- * in. Loop thread only. */
+ * starting -> (daemon_start) -> running -> (daemon_destroy) -> gone. Destroying detaches everything, whatever state it
+ * is in. Loop thread only. */
 #ifndef BAROSCOPE_CORE_DAEMON_H
 #define BAROSCOPE_CORE_DAEMON_H
 

@@ -156,8 +156,8 @@ static int file_sample(struct pipeline *p, const struct record_sample *r, struct
 	s.thread = r->thread_id == r->comm_id ? s.comm : stacks_name(p->stacks, r->thread_id);
 	if (stack.raw)
 		targets_want_published(p->parts.targets, process);
-	err = target_label(p->parts.targets, process, r->head.hierarchy, r->cgroup_id, s.comm, now_ns,
-			   final, &s.series);
+	err = target_label(p->parts.targets, process, r->head.hierarchy, r->cgroup_id, s.comm, now_ns, final,
+			   &s.series);
 	if (err == -EAGAIN)
 		return err;
 	if (err) {

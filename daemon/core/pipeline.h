@@ -1,8 +1,8 @@
 /* The way of a sample inside the daemon: record -> sample -> labelled sample -> window.
  *
- * Once a drain: takes the tracker's events in time order, tells targets of processes and mappings, decodes stacks into the
- * trie, and files every sample under its series. A sample whose process is still being read waits in a bounded queue.
- * Keeps the books of what was lost on the way. Loop thread only. */
+ * Once a drain: takes the tracker's events in time order, tells targets of processes and mappings, decodes stacks into
+ * the trie, and files every sample under its series. A sample whose process is still being read waits in a bounded
+ * queue. Keeps the books of what was lost on the way. Loop thread only. */
 #ifndef BAROSCOPE_CORE_PIPELINE_H
 #define BAROSCOPE_CORE_PIPELINE_H
 
@@ -29,10 +29,10 @@ struct pipeline_parts {
 };
 
 struct pipeline_options {
-	size_t max_stacks;  /* that are kept decoded; default 65536 */
-	size_t max_names;   /* default 16384 */
+	size_t max_stacks;		    /* that are kept decoded; default 65536 */
+	size_t max_names;		    /* default 16384 */
 	size_t kernel_stacks, kernel_names; /* that the kernel side remembers as sent; default: as many */
-	size_t max_pending; /* samples; default 65536 */
+	size_t max_pending;		    /* samples; default 65536 */
 	uint32_t rate_hz;
 };
 

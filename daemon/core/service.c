@@ -62,7 +62,8 @@ static void update_cost(struct service *s, double bpf_seconds, int opener_pid, i
 {
 	uint64_t now_ns = clock_mono_ns();
 	double cpu = cpu_seconds(0) + cpu_seconds(opener_pid) + cpu_seconds(parser_pid);
-	double elapsed = (double)(now_ns - (s->cost.sampled_ns ? s->cost.sampled_ns : s->started_ns)) / (double)NS_PER_S;
+	double elapsed =
+		(double)(now_ns - (s->cost.sampled_ns ? s->cost.sampled_ns : s->started_ns)) / (double)NS_PER_S;
 	double spent = cpu - s->cost.cpu_seconds + bpf_seconds - s->cost.bpf_seconds;
 
 	if (elapsed < 1)
@@ -138,7 +139,8 @@ int service_status(struct service *s, struct json_writer *w, struct err *e)
 	else
 		jw_null(w, "oldest");
 	if (windows.evicted_early)
-		jw_string(w, "problem", "the limit of profile memory was reached: the oldest windows were dropped early");
+		jw_string(w, "problem",
+			  "the limit of profile memory was reached: the oldest windows were dropped early");
 	jw_object_end(w);
 
 	jw_object(w, "images");

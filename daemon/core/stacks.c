@@ -66,9 +66,9 @@ void stacks_destroy(struct stacks *t)
 
 	if (!t)
 		return;
-	HASH_ITER(hh, t->by_id, s, next_stack)
+	HASH_ITER (hh, t->by_id, s, next_stack)
 		drop_stack(t, s);
-	HASH_ITER(hh, t->names, n, next_name) {
+	HASH_ITER (hh, t->names, n, next_name) {
 		HASH_DEL(t->names, n);
 		free(n);
 	}
@@ -238,7 +238,7 @@ void stacks_sweep(struct stacks *t, uint64_t before_ns)
 	struct stack *s, *next_stack;
 	struct name *n, *next_name;
 
-	HASH_ITER(hh, t->by_id, s, next_stack) {
+	HASH_ITER (hh, t->by_id, s, next_stack) {
 		if (s->used_ns < before_ns) {
 			t->forget.stack(t->forget.user, s->id);
 			drop_stack(t, s);
@@ -246,7 +246,7 @@ void stacks_sweep(struct stacks *t, uint64_t before_ns)
 			trie_mark(t->trie, s->node);
 		}
 	}
-	HASH_ITER(hh, t->names, n, next_name) {
+	HASH_ITER (hh, t->names, n, next_name) {
 		if (!n->used) {
 			t->forget.name(t->forget.user, n->id);
 			HASH_DEL(t->names, n);

@@ -30,7 +30,7 @@ intern_id stacks_name(struct stacks *t, uint32_t name_id);
 struct stack_view {
 	node_id node;
 	uint32_t incomplete; /* bit set of enum incomplete_cause */
-	bool raw;            /* came with raw frames: the process is worth publishing */
+	bool raw;	     /* came with raw frames: the process is worth publishing */
 };
 /* 0; -ENOENT: not known; -EAGAIN: the process's mappings are still being read (not when `final`); -ENOSPC: the trie or
  * the frame table is full. */

@@ -18,7 +18,8 @@ struct export_context {
 int export_pprof(const struct export_context *c, struct buf *out, struct err *e);
 /* `root;...;leaf value\n`, sum in the type's unit; lines with the same stack of names are merged, sorted. */
 int export_folded(const struct export_context *c, struct buf *out, struct err *e);
-/* SURFACES: {"type","unit","total","samples","dropped":{..},"names":[..],"stacks":{"parent","name","self","total","ci95"}} */
+/* SURFACES:
+ * {"type","unit","total","samples","dropped":{..},"names":[..],"stacks":{"parent","name","self","total","ci95"}} */
 int export_json(const struct export_context *c, struct buf *out, struct err *e);
 
 /* By name ("pprof", "folded", "json"); NULL when unknown or not there yet. */

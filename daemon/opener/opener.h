@@ -21,26 +21,26 @@
 struct opener;
 
 struct opener_options {
-	uint64_t timeout_ns;  /* one request; default 2 s */
-	size_t max_queued;    /* default 4096; beyond it requests fail with -EAGAIN at once */
-	const char *exe;      /* program started as `exe --internal-opener`; default /proc/self/exe */
+	uint64_t timeout_ns; /* one request; default 2 s */
+	size_t max_queued;   /* default 4096; beyond it requests fail with -EAGAIN at once */
+	const char *exe;     /* program started as `exe --internal-opener`; default /proc/self/exe */
 };
 
 enum proc_file {
-	PROC_FILE_MAPS,    /* /proc/PID/maps */
+	PROC_FILE_MAPS,	   /* /proc/PID/maps */
 	PROC_FILE_ENVIRON, /* /proc/PID/environ, first 128 KiB */
 	PROC_FILE_CGROUP,  /* /proc/PID/cgroup */
-	PROC_FILE_STAT,    /* /proc/PID/stat */
+	PROC_FILE_STAT,	   /* /proc/PID/stat */
 	PROC_FILE_COUNT,
 };
 
 /* What a mapping says of its file. */
 struct opener_file {
-	uint32_t pid;           /* 0: only the path is tried */
-	uint64_t start, end;    /* of the mapping, for /proc/PID/map_files */
-	uint64_t inode;         /* 0: not checked */
+	uint32_t pid;	     /* 0: only the path is tried */
+	uint64_t start, end; /* of the mapping, for /proc/PID/map_files */
+	uint64_t inode;	     /* 0: not checked */
 	uint32_t dev_major, dev_minor;
-	const char *path;       /* in the process's mount namespace; may end in " (deleted)" */
+	const char *path; /* in the process's mount namespace; may end in " (deleted)" */
 };
 
 /* error: 0 or -errno. -ESTALE: what is at the path now is another file. -EINVAL: not a regular file (FIFO, device,

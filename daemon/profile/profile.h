@@ -15,10 +15,10 @@
 /* What the values of a profile mean. The list of all families; ids on the wire are made from it
  * (`process_cpu:cpu:nanoseconds:cpu:nanoseconds`). */
 struct profile_type {
-	const char *short_name;  /* process_cpu */
-	const char *id;          /* process_cpu:cpu:nanoseconds:cpu:nanoseconds */
+	const char *short_name;	 /* process_cpu */
+	const char *id;		 /* process_cpu:cpu:nanoseconds:cpu:nanoseconds */
 	const char *sample_type; /* cpu */
-	const char *unit;        /* nanoseconds */
+	const char *unit;	 /* nanoseconds */
 	const char *period_type; /* cpu */
 	const char *period_unit; /* nanoseconds */
 	/* pprof's sample types in their order; value 0 is the count, value 1 the value. */
@@ -32,19 +32,19 @@ struct labelled_sample {
 	uint64_t wall_ns;
 	series_id series;
 	node_id node;
-	uint32_t pid;        /* 0: none */
-	intern_id comm;      /* of the process */
-	intern_id thread;    /* of the thread */
-	uint64_t count;      /* 1; 0 for what is time but no sample ([not_run]) */
-	uint64_t value;      /* in the type's unit */
+	uint32_t pid;	  /* 0: none */
+	intern_id comm;	  /* of the process */
+	intern_id thread; /* of the thread */
+	uint64_t count;	  /* 1; 0 for what is time but no sample ([not_run]) */
+	uint64_t value;	  /* in the type's unit */
 };
 
 struct windows_options {
-	uint64_t span_ns;        /* 10 s */
+	uint64_t span_ns;	 /* 10 s */
 	uint64_t close_delay_ns; /* 1.5 s */
-	size_t keep;             /* windows; 90 */
-	size_t max_bytes;        /* default 16 MiB */
-	uint64_t period;         /* nominal, for the pprof header: 10,000,000 */
+	size_t keep;		 /* windows; 90 */
+	size_t max_bytes;	 /* default 16 MiB */
+	uint64_t period;	 /* nominal, for the pprof header: 10,000,000 */
 };
 
 struct windows;
@@ -73,9 +73,9 @@ struct profile {
 	const struct profile_type *type;
 	uint64_t from_ns, until_ns; /* wall; what the windows cover (0, 0 when empty) */
 	uint64_t period;
-	uint64_t samples;           /* sum of counts */
-	uint64_t total;             /* sum of values */
-	uint64_t ticks, idle;       /* of the host over the range */
+	uint64_t samples;		  /* sum of counts */
+	uint64_t total;			  /* sum of values */
+	uint64_t ticks, idle;		  /* of the host over the range */
 	uint64_t drops[DROP_CAUSE_COUNT]; /* of the host over the range */
 	uint64_t incomplete[INCOMPLETE_CAUSE_COUNT];
 	size_t entry_count;

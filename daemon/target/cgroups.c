@@ -201,9 +201,10 @@ static bool parse_mount(const char *s, const char *end, struct cgroup_mount *m)
 {
 	char field[PATH_MAX], type[64], options[1024];
 
-	if (!take_field(&s, end, field, sizeof(field)) || !take_field(&s, end, field, sizeof(field)) ||
-	    !take_field(&s, end, field, sizeof(field)) ||
-	    sscanf(field, "%" SCNu32 ":%" SCNu32, &m->dev_major, &m->dev_minor) != 2 ||
+	for (int i = 0; i < 3; i++) /* the device is the third */
+		if (!take_field(&s, end, field, sizeof(field)))
+			return false;
+	if (sscanf(field, "%" SCNu32 ":%" SCNu32, &m->dev_major, &m->dev_minor) != 2 ||
 	    !take_field(&s, end, m->root, sizeof(m->root)) || !take_field(&s, end, m->point, sizeof(m->point)))
 		return false;
 	do {

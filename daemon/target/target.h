@@ -89,8 +89,8 @@ int process_find_mapping(const struct process *p, uint64_t address, struct mappi
 void targets_want_published(struct targets *t, struct process *p);
 
 /* The series of a sample: 0; -EAGAIN: being read, ask again at the next drain (for at most 1 s, then it answers with
- * what is known; at once when this is the last time, `final`); -EACCES: excluded by allow/deny; -ENOSPC: the limit of series is reached. comm is the name of the
- * group leader at the sample. */
+ * what is known; at once when this is the last time, `final`); -EACCES: excluded by allow/deny; -ENOSPC: the limit of
+ * series is reached. comm is the name of the group leader at the sample. */
 int target_label(struct targets *t, struct process *p, enum cgroup_hierarchy hierarchy, uint64_t cgroup_id,
 		 intern_id comm, uint64_t now_ns, bool final, series_id *ret);
 /* The series that has `host` and the static labels only... of what is no process's ([not_run]): host alone. */

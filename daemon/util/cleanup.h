@@ -12,19 +12,19 @@
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
 /* Takes the value out of a variable with a cleanup, so that it survives the scope. */
-#define TAKE_PTR(p)                        \
-	({                                     \
-		__typeof__(p) *take_p = &(p);      \
-		__typeof__(p) take_v = *take_p;    \
-		*take_p = NULL;                    \
-		take_v;                            \
+#define TAKE_PTR(p)                                                                                                    \
+	({                                                                                                             \
+		__typeof__(p) *take_p = &(p);                                                                          \
+		__typeof__(p) take_v = *take_p;                                                                        \
+		*take_p = NULL;                                                                                        \
+		take_v;                                                                                                \
 	})
-#define TAKE_FD(fd)                        \
-	({                                     \
-		int *take_p = &(fd);               \
-		int take_v = *take_p;              \
-		*take_p = -1;                      \
-		take_v;                            \
+#define TAKE_FD(fd)                                                                                                    \
+	({                                                                                                             \
+		int *take_p = &(fd);                                                                                   \
+		int take_v = *take_p;                                                                                  \
+		*take_p = -1;                                                                                          \
+		take_v;                                                                                                \
 	})
 
 static inline void freep(void *p)

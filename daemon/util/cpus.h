@@ -12,7 +12,8 @@ bool cpus_is_online(size_t cpu);
 size_t cpus_online(void);
 /* Reads what is online anew; true if it changed. */
 bool cpus_refresh(void);
-/* Parses the kernel's list form ("0-3,7"); sets set[i] for i < count; returns highest + 1, or -EINVAL. For tests too. */
+/* Parses the kernel's list form ("0-3,7"); sets set[i] for i < count; returns highest + 1, or -EINVAL. For tests too.
+ */
 int cpus_parse(const char *text, bool *set, size_t count);
 
 #endif

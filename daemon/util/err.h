@@ -5,7 +5,7 @@
 #include "daemon/util/cleanup.h"
 
 struct err {
-	int code;       /* negative errno; 0 = no error */
+	int code;	/* negative errno; 0 = no error */
 	char text[512]; /* what, why, what to do; no trailing newline */
 };
 

@@ -1,5 +1,6 @@
 /* Writes JSON into a buf, in one pass. Commas are put by the writer. Text that is not UTF-8 is written with U+FFFD in
- * place of each bad byte. The prefix is jw_ because jansson, which is in the same program, has json_object and its like. */
+ * place of each bad byte. The prefix is jw_ because jansson, which is in the same program, has json_object and its
+ * like. */
 #ifndef BAROSCOPE_UTIL_JSON_WRITER_H
 #define BAROSCOPE_UTIL_JSON_WRITER_H
 

@@ -1,7 +1,8 @@
 /* Label sets of series, interned: equal sets have equal ids.
  *
  * A set is sorted by label name (strcmp), has no empty values and no name twice. Ids are never reused while the
- * table lives; sets that no window holds any more are dropped by labels_sweep and looked up in vain. Loop thread only. */
+ * table lives; sets that no window holds any more are dropped by labels_sweep and looked up in vain. Loop thread only.
+ */
 #ifndef BAROSCOPE_UTIL_LABELS_H
 #define BAROSCOPE_UTIL_LABELS_H
 

@@ -19,10 +19,10 @@ struct log_site {
 void log_set_level(enum log_level level);
 void log_line(struct log_site *site, enum log_level level, const char *area, const char *fmt, ...) _printf_(4, 5);
 
-#define log_at(level, area, ...)                         \
-	do {                                                 \
-		static struct log_site log_site_;                \
-		log_line(&log_site_, level, area, __VA_ARGS__);  \
+#define log_at(level, area, ...)                                                                                       \
+	do {                                                                                                           \
+		static struct log_site log_site_;                                                                      \
+		log_line(&log_site_, level, area, __VA_ARGS__);                                                        \
 	} while (0)
 #define log_error(area, ...) log_at(LOG_LEVEL_ERROR, area, __VA_ARGS__)
 #define log_warn(area, ...) log_at(LOG_LEVEL_WARN, area, __VA_ARGS__)

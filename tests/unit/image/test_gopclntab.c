@@ -189,9 +189,9 @@ static void gopclntab__table_cut_anywhere_is_said_or_gives_what_is_whole(void **
 			if (bytes < 16)
 				assert_string_equal(e.text, "the Go function table is damaged");
 			for (size_t k = 0; k < s.count; k++)
-				assert_int_equal(strncmp(at(&s, TEXT + k * 0x100), names[k],
-							 strlen(at(&s, TEXT + k * 0x100))),
-						 0);
+				assert_int_equal(
+					strncmp(at(&s, TEXT + k * 0x100), names[k], strlen(at(&s, TEXT + k * 0x100))),
+					0);
 			symbols_deinit(&s);
 		}
 	}
@@ -248,10 +248,19 @@ static void load_elf__overlapping_sections_of_both_classes(void **state)
 		unsigned char table[128];
 		size_t bytes = put_symbols(table, is64);
 		const struct made_section sections[] = {
-			{.name = ".text", .type = SHT_PROGBITS, .flags = SHF_ALLOC | SHF_EXECINSTR, .data = text,
-			 .bytes = sizeof(text), .at = 0x800},
+			{.name = ".text",
+			 .type = SHT_PROGBITS,
+			 .flags = SHF_ALLOC | SHF_EXECINSTR,
+			 .data = text,
+			 .bytes = sizeof(text),
+			 .at = 0x800},
 			{.name = ".strtab", .type = SHT_STRTAB, .data = strings, .bytes = sizeof(strings), .at = 0x900},
-			{.name = ".symtab", .type = SHT_SYMTAB, .link = 2, .data = table, .bytes = bytes, .at = 0xa00,
+			{.name = ".symtab",
+			 .type = SHT_SYMTAB,
+			 .link = 2,
+			 .data = table,
+			 .bytes = bytes,
+			 .at = 0xa00,
 			 .entry_bytes = bytes / 3},
 		};
 		struct err e = {0};
@@ -278,7 +287,12 @@ static void load_elf__sections_that_are_each_other(void **state)
 		size_t bytes = put_symbols(table, true);
 		const struct made_section sections[] = {
 			{.name = ".strtab", .type = SHT_STRTAB, .data = table, .bytes = bytes, .at = 0x800},
-			{.name = ".symtab", .type = SHT_SYMTAB, .link = link, .data = table, .bytes = bytes, .at = 0x800,
+			{.name = ".symtab",
+			 .type = SHT_SYMTAB,
+			 .link = link,
+			 .data = table,
+			 .bytes = bytes,
+			 .at = 0x800,
 			 .entry_bytes = bytes / 3},
 		};
 		struct err e = {0};

@@ -164,9 +164,9 @@ static void label__process_is_gone(void **state)
 	check(id, "cgroup", "/system.slice/job.service");
 	assert_int_equal(fake.requests_made[PROC_FILE_ENVIRON], 0);
 	/* Nobody at all, in a cgroup that nobody told of. */
-	assert_int_equal(
-		target_label(fix.targets, targets_get(fix.targets, 0, 0, 1), CGROUP_V2, 99, comm_id("y"), 4 * S, false, &id),
-		0);
+	assert_int_equal(target_label(fix.targets, targets_get(fix.targets, 0, 0, 1), CGROUP_V2, 99, comm_id("y"),
+				      4 * S, false, &id),
+			 0);
 	check(id, "service_name", "y");
 	check(id, "cgroup", "");
 }
