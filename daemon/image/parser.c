@@ -25,7 +25,7 @@
 
 #define CACHE_MAX_BYTES (24u << 20)
 #define CACHE_QUIET_BYTES (2u << 20)
-#define CACHE_QUIET_NS (60 * NS_PER_S)
+#define CACHE_QUIET_NS (30 * NS_PER_S)
 #define CACHE_MAX_IMAGES 256
 /* How far a symbol without size reaches when nothing follows: user space, and the kernel between text and modules. */
 #define ELF_GAP_BYTES (64u << 10)

@@ -64,7 +64,8 @@ class Light1Names(unittest.TestCase):
             stack.enter_context(Workload(["dd", "if=/dev/zero", "of=/dev/null", "bs=1M"], wait_started=False))
             shown = []
             for name, functions in LANGUAGES.items():
-                daemon.wait_named(selector(name), functions[0])
+                for function in functions:
+                    daemon.wait_named(selector(name), function)
                 rows = [row["function"] for row in daemon.top(selector(name), "--limit", "50")]
                 for function in functions:
                     with self.subTest(program=name, function=function):
