@@ -141,7 +141,9 @@ class Running(unittest.TestCase):
                          '{service_name="w_c"}', "{comm='w_c'}"):
             self.assertTrue(any(r["function"] == "c_hot_half" for r in self.rows(selector)), selector)
         for selector in ('{comm=~"w"}', '{region!="eu"}', '{comm="w_c",host="nowhere"}'):
-            self.assertEqual(self.rows(selector), [], selector)
+            # [not_run] is a series that has only `host`: it has no region.
+            rows = [row for row in self.rows(selector) if row["function"] != "[not_run]"]
+            self.assertEqual(rows, [], selector)
         for selector in ("{comm=", '{comm=~"("}', "comm"):
             self.assertIn(self.daemon.ctl("top", "process_cpu", selector).returncode, (1, 2), selector)
 

@@ -337,7 +337,7 @@ static void pprof__go_tool_reads_it(void **state)
 
 	(void)state;
 	if (system("go version >/dev/null 2>&1") != 0) {
-		print_message("skipped: no go on PATH\n");
+		print_message("skip %s: machine: no go on PATH\n", __func__);
 		skip();
 	}
 	fill();
