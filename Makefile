@@ -105,6 +105,9 @@ $(B)/proto/%.o: $(B)/proto/%.c
 $(B)/daemon/control/idl.o: $(wildcard daemon/control/*.varlink)
 
 # Unit tests link the archive: each takes only the objects that it needs.
+$(B)/tests/bench/bench_tables: $(B)/tests/bench/bench_tables.o $(B)/libbaroscope.a
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
 $(UNIT_BIN) $(ROOT_BIN): $(B)/%: $(B)/%.o $(B)/libbaroscope.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
 $(FUZZ_BIN): $(B)/%: $(B)/%.o $(B)/libbaroscope.a
@@ -201,12 +204,17 @@ lint: format-check layers ## formatting, layers, clang-tidy, shellcheck
 layers: ## who may include whom
 	@scripts/check-layers.sh
 
-bench: bench-cpu ## all benches
+bench: bench-cpu bench-tables ## all benches
 
 bench-cpu: ## accounted cost of always-on sampling, beside perf record
 	@scripts/deps.sh build test bench
 	$(SUB) all workloads
 	@python3 tests/bench/bench_cpu.py
+
+bench-tables: ## what compiling call frame information costs
+	@scripts/deps.sh build
+	$(SUB) $(B)/tests/bench/bench_tables
+	@$(B)/tests/bench/bench_tables
 
 install: all ## DESTDIR, PREFIX
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system

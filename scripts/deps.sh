@@ -6,7 +6,7 @@ set -eu
 build="gcc make pkgconf libc6-dev clang llvm bpftool libbpf-dev libelf-dev zlib1g-dev libevent-dev libjansson-dev
 	libcyaml-dev libyaml-dev libprotobuf-c-dev protobuf-c-compiler libpcre2-dev libseccomp-dev libcap-dev
 	libiberty-dev uthash-dev libjemalloc-dev"
-test="g++ libcmocka-dev util-linux procps libclang-rt-14-dev"
+test="g++ binutils libcmocka-dev libdw-dev util-linux procps libclang-rt-14-dev"
 lint="clang-format clang-tidy shellcheck"
 kernels="qemu-system-x86 busybox-static cpio debian-archive-keyring"
 fresh="debootstrap util-linux"

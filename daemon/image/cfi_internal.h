@@ -1,0 +1,177 @@
+/* Between the files of the CFI compiler: cfi.c (sections, order), cfi_entry.c (CIE and FDE), cfi_rules.c (their
+ * programs), cfi_rows.c (rows and infos). No state beyond struct cfi_build. */
+#ifndef BAROSCOPE_IMAGE_CFI_INTERNAL_H
+#define BAROSCOPE_IMAGE_CFI_INTERNAL_H
+
+#include <string.h>
+
+#include "daemon/image/cfi.h"
+#include "daemon/image/cfi_x86_64.h"
+
+/* --- a bounded cursor ----------------------------------------------------------------------------------------------
+ * Once it has run over its end it is bad, stays so and yields zeros. */
+
+struct cfi_cursor {
+	const uint8_t *at, *end;
+	bool bad;
+};
+
+static inline size_t cursor_left(const struct cfi_cursor *c)
+{
+	return (size_t)(c->end - c->at);
+}
+
+static inline const uint8_t *cursor_take(struct cfi_cursor *c, uint64_t bytes)
+{
+	const uint8_t *p = c->at;
+
+	if (bytes > cursor_left(c)) {
+		c->bad = true;
+		c->at = c->end;
+		return NULL;
+	}
+	c->at += bytes;
+	return p;
+}
+
+static inline uint64_t cursor_uint(struct cfi_cursor *c, size_t bytes)
+{
+	const uint8_t *p = cursor_take(c, bytes);
+	uint64_t v = 0;
+
+	if (p)
+		memcpy(&v, p, bytes); /* little endian, as the machine is */
+	return v;
+}
+
+static inline uint64_t cursor_uleb(struct cfi_cursor *c)
+{
+	uint64_t v = 0;
+
+	for (unsigned int shift = 0; c->at < c->end; shift += 7) {
+		uint8_t b = *c->at++;
+
+		if (shift < 64)
+			v |= (uint64_t)(b & 0x7f) << shift;
+		if (!(b & 0x80))
+			return v;
+	}
+	c->bad = true;
+	return 0;
+}
+
+static inline int64_t cursor_sleb(struct cfi_cursor *c)
+{
+	uint64_t v = 0;
+
+	for (unsigned int shift = 0; c->at < c->end;) {
+		uint8_t b = *c->at++;
+
+		if (shift < 64)
+			v |= (uint64_t)(b & 0x7f) << shift;
+		shift += 7;
+		if (!(b & 0x80)) {
+			if ((b & 0x40) && shift < 64)
+				v |= ~0ull << shift;
+			return (int64_t)v;
+		}
+	}
+	c->bad = true;
+	return 0;
+}
+
+/* --- sections and entries
+ * -------------------------------------------------------------------------------------------*/
+
+struct cfi_section {
+	const uint8_t *data;
+	uint32_t bytes;
+	bool debug;	   /* .debug_frame: absolute CIE offsets, no encodings */
+	bool ends_at_zero; /* its size is not known: a zero length is the end */
+	uint64_t address;
+	uint64_t text_address, data_address; /* bases of textrel and datarel */
+};
+
+/* Where a value is: rules of rbp and of the return address. */
+enum cfi_where { WHERE_UNSET, WHERE_UNDEFINED, WHERE_AT_CFA, WHERE_AT_BP, WHERE_AT_SP, WHERE_UNKNOWN };
+
+struct cfi_rules {
+	uint32_t cfa_register;
+	uint8_t cfa_expression; /* 0: register and offset; else the enum cfi_cfa of an expression */
+	uint8_t bp, ra;		/* enum cfi_where */
+	int64_t cfa_offset, bp_offset, ra_offset;
+};
+
+struct cfi_cie {
+	uint64_t key; /* section and offset, 0 = nothing here */
+	int error;    /* enum cfi_count + 1 if it cannot be used */
+	bool signal;
+	bool sized; /* augmentation z: data has a length */
+	uint8_t encoding, version;
+	uint8_t address_bytes, segment_bytes;
+	uint64_t code_align;
+	int64_t data_align;
+	uint64_t ra_register;
+	struct cfi_rules initial;
+};
+
+/* Entry of the list that is sorted. */
+struct cfi_fde {
+	uint32_t start, bytes; /* file offsets */
+	uint32_t at;	       /* of the entry in its section; bit 31: .debug_frame */
+};
+#define FDE_DEBUG 0x80000000u
+
+#define CIE_CACHE 256
+#define CIE_MAX_PROGRAM_BYTES 512
+#define INFO_SLOTS (2 * CFI_MAX_INFOS)
+
+struct cfi_build {
+	const struct elf_file *file;
+	struct cfi_options options;
+	struct cfi_section sections[2]; /* .eh_frame, .debug_frame */
+	struct cfi_cie *cies;		/* CIE_CACHE of them */
+	struct cfi_fde *fdes;
+	size_t fde_count, fde_cap;
+	struct cfi_tables out;
+	size_t row_cap, page_cap, info_cap;
+	uint32_t *info_slots; /* index + 1 */
+	/* The row that may still be merged with the next, and what is in effect before and behind it. */
+	bool pending;
+	uint32_t pending_at;
+	struct cfi_info pending_info, before, behind;
+	uint32_t page;
+	bool any_page;
+	struct cfi_info last_info;
+	uint32_t last_index;
+};
+
+/* cfi_entry.c */
+/* One entry of a section at `at`: *ret_next is the next one's offset, or the section's end. What it is: */
+enum cfi_kind { CFI_KIND_END, CFI_KIND_CIE, CFI_KIND_FDE };
+struct cfi_entry {
+	enum cfi_kind kind;
+	uint32_t next;
+	uint32_t cie;		/* of an FDE: offset in the section */
+	struct cfi_cursor body; /* behind the CIE id or pointer */
+};
+/* 0 or -EBADMSG: nothing behind it can be found. */
+int cfi_entry_read(const struct cfi_section *s, uint32_t at, struct cfi_entry *ret);
+/* Never NULL; error is set in one that cannot be used. Valid until the next call. */
+const struct cfi_cie *cfi_cie_get(struct cfi_build *b, const struct cfi_section *s, uint32_t at);
+/* Reads the head of an FDE; body stands at its program then. 0 or enum cfi_count + 1. */
+int cfi_fde_head(const struct cfi_section *s, const struct cfi_cie *cie, struct cfi_entry *entry, uint64_t *ret_start,
+		 uint64_t *ret_bytes);
+
+/* cfi_rules.c */
+/* 0 or enum cfi_count + 1. */
+int cfi_run_initial(struct cfi_cie *cie, struct cfi_cursor program);
+/* Adds the rows of [start, end). -ENOMEM, -EFBIG. */
+int cfi_run(struct cfi_build *b, const struct cfi_cie *cie, struct cfi_cursor program, uint32_t start, uint32_t end);
+
+/* cfi_rows.c */
+int cfi_rows_init(struct cfi_build *b, uint32_t row_estimate);
+int cfi_rows_add(struct cfi_build *b, uint32_t at, struct cfi_info info);
+int cfi_rows_finish(struct cfi_build *b);
+
+#endif

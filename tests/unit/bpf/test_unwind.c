@@ -1,0 +1,874 @@
+/* bpf/unwind.h compiled for user space: made stacks for every way to end, and real processes, stopped anywhere, whose
+ * frames must be those of elfutils' unwinder. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#if __has_include(<elfutils/libdwfl.h>)
+#include <elfutils/libdwfl.h>
+#define HAVE_LIBDW 1
+#endif
+
+#include "daemon/image/cfi.h"
+#include "daemon/util/cleanup.h"
+#include "tests/bpf/shim.h"
+
+static long shim_read_user(void *to, uint32_t bytes, uint64_t from);
+static int tail_calls_work;
+static unsigned int tail_calls;
+#define __array(name, value) __typeof__(value) *name[]
+#define bpf_probe_read_user(to, bytes, from) shim_read_user(to, bytes, (uint64_t)(uintptr_t)(from))
+/* The program that calls itself is the loop in walk(). */
+#define bpf_tail_call(ctx, map, slot)                                                                                  \
+	do {                                                                                                           \
+		(void)(ctx), (void)(slot);                                                                             \
+		if (tail_calls_work) {                                                                                 \
+			tail_calls++;                                                                                  \
+			return;                                                                                        \
+		}                                                                                                      \
+	} while (0)
+
+#pragma GCC diagnostic ignored "-Wmissing-prototypes"
+#pragma GCC diagnostic ignored "-Wpedantic"
+#include "bpf/unwind.h"
+
+#define MAX_MAPPINGS 512
+#define MAX_IMAGES 64
+#define MAX_SEGMENTS 16
+
+static struct mapping_value table[MAX_MAPPINGS];
+static uint32_t mapping_count;
+static struct unwind_state state_memory;
+static struct unwind_image images[MAX_IMAGES];
+static bool image_loaded[MAX_IMAGES];
+static struct unwind_info infos[UNWIND_MAX_INFOS];
+static uint32_t info_count;
+static struct unwind_segment *segments[MAX_SEGMENTS];
+static uint32_t segment_used[MAX_SEGMENTS]; /* words */
+
+/* User memory: of a stopped process, or made. */
+#define STACK_BASE 0x7ffd00000000ull
+#define CODE_BASE 0x400000ull
+static pid_t remote;
+static uint64_t stack_words[4096];
+static uint8_t code_bytes[0x40000];
+
+static long shim_read_user(void *to, uint32_t bytes, uint64_t from)
+{
+	if (remote) {
+		struct iovec here = {to, bytes}, there = {(void *)(uintptr_t)from, bytes};
+
+		return process_vm_readv(remote, &here, 1, &there, 1, 0) == (ssize_t)bytes ? 0 : -14;
+	}
+	if (from >= STACK_BASE && from - STACK_BASE <= sizeof(stack_words) - bytes) {
+		memcpy(to, (char *)stack_words + (from - STACK_BASE), bytes);
+		return 0;
+	}
+	if (from >= CODE_BASE && from - CODE_BASE <= sizeof(code_bytes) - bytes) {
+		memcpy(to, code_bytes + (from - CODE_BASE), bytes);
+		return 0;
+	}
+	return -14;
+}
+
+void *shim_map_lookup(const void *map, const void *key)
+{
+	uint32_t i = *(const uint32_t *)key;
+
+	if (map == &mappings)
+		return i < mapping_count ? &table[i] : NULL;
+	if (map == &unwind_states)
+		return &state_memory;
+	if (map == &unwind_images)
+		return i < MAX_IMAGES && image_loaded[i] ? &images[i] : NULL;
+	if (map == &unwind_infos)
+		return i < UNWIND_MAX_INFOS ? &infos[i] : NULL;
+	if (map == &unwind_segments)
+		return i < MAX_SEGMENTS && segments[i] ? &segments[i] : NULL;
+	for (size_t s = 0; s < MAX_SEGMENTS; s++)
+		if (map == &segments[s])
+			return segments[s];
+	return NULL;
+}
+
+long shim_map_update(const void *map, const void *key, const void *value)
+{
+	(void)map, (void)key, (void)value;
+	return 0;
+}
+
+long shim_get_stack(void *buffer, uint32_t size, uint64_t flags)
+{
+	(void)buffer, (void)size, (void)flags;
+	return -14;
+}
+
+long shim_ringbuf_output(const void *data, uint64_t size)
+{
+	(void)data, (void)size;
+	return 0;
+}
+
+static int reset(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < MAX_SEGMENTS; i++) {
+		free(segments[i]);
+		segments[i] = NULL;
+		segment_used[i] = 0;
+	}
+	memset(image_loaded, 0, sizeof(image_loaded));
+	memset(infos, 0, sizeof(infos));
+	memset(stack_words, 0, sizeof(stack_words));
+	memset(code_bytes, 0x90, sizeof(code_bytes));
+	infos[UNWIND_INFO_INVALID].rules = UNWIND_CFA_INVALID;
+	info_count = 2;
+	mapping_count = 0;
+	remote = 0;
+	tail_calls_work = 1;
+	tail_calls = 0;
+	return 0;
+}
+
+/* --- what the daemon's loader does
+ * ----------------------------------------------------------------------------------*/
+
+static uint32_t take_words(uint32_t words, uint32_t *ret_segment)
+{
+	for (uint32_t i = 0; i < MAX_SEGMENTS; i++) {
+		if (!segments[i])
+			segments[i] = calloc(1, sizeof(*segments[i]));
+		if (segment_used[i] + words <= UNWIND_SEGMENT_WORDS) {
+			segment_used[i] += words;
+			*ret_segment = i;
+			return segment_used[i] - words;
+		}
+	}
+	fail_msg("no room for %u words", words);
+	return 0;
+}
+
+static uint16_t host_info(struct cfi_info info)
+{
+	struct unwind_info own;
+
+	memcpy(&own, &info, sizeof(own));
+	for (uint32_t i = 0; i < info_count; i++)
+		if (!memcmp(&infos[i], &own, sizeof(own)))
+			return (uint16_t)i;
+	assert_true(info_count < UNWIND_MAX_INFOS);
+	infos[info_count] = own;
+	return (uint16_t)info_count++;
+}
+
+static void load(uint32_t image, const struct cfi_tables *t)
+{
+	_cleanup_free_ uint16_t *renumbered = malloc(t->info_count * sizeof(*renumbered));
+	struct unwind_image *img = &images[image];
+	uint64_t *pages;
+
+	for (uint32_t i = 0; i < t->info_count; i++)
+		renumbered[i] = host_info(t->infos[i]);
+	*img = (struct unwind_image){.first_page = t->first_page, .page_count = t->page_count};
+	img->start = take_words(t->page_count * 2 + 1, &img->segment);
+	img->start = (img->start + 1) / 2;
+	pages = segments[img->segment]->pages + img->start;
+	for (uint32_t i = 0; i < t->page_count; i++) {
+		const struct cfi_page *p = &t->pages[i];
+		uint32_t segment = 0, start = p->count ? take_words(p->count, &segment) : 0;
+
+		for (uint32_t j = 0; j < p->count; j++)
+			segments[segment]->rows[start + j] = (struct unwind_row){
+				.low = t->rows[p->start + j].low, .info = renumbered[t->rows[p->start + j].info]};
+		pages[i] = UNWIND_PAGE(segment, start, p->count);
+	}
+	image_loaded[image] = true;
+}
+
+static enum unwind_end walk(uint64_t pc, uint64_t sp, uint64_t bp, uint32_t max_frames)
+{
+	unwind_begin(0, pc, sp, bp, 0, mapping_count, max_frames);
+	unwind_next(NULL, 0, 0);
+	while (state_memory.end == UNWIND_END_RUNNING)
+		if (!unwind_run(0))
+			unwind_next(NULL, 0, 0);
+	return (enum unwind_end)state_memory.end;
+}
+
+/* --- made stacks
+ * ----------------------------------------------------------------------------------------------------*/
+
+static void map_code(uint32_t image)
+{
+	table[mapping_count++] =
+		(struct mapping_value){.start = CODE_BASE, .pages = sizeof(code_bytes) >> 12, .image = image};
+}
+
+/* One image at CODE_BASE whose page 0 has rows 16 bytes apart: row i has info i of what is given. */
+static void load_rules(const struct cfi_info *rules, uint32_t count)
+{
+	struct cfi_row rows[32];
+	struct cfi_page page = {.count = count};
+	struct cfi_tables t = {.rows = rows, .pages = &page, .row_count = count, .page_count = 1, .info_count = count};
+
+	assert_true(count <= ARRAY_SIZE(rows));
+	for (uint32_t i = 0; i < count; i++)
+		rows[i] = (struct cfi_row){.low = (uint16_t)(i * 16), .info = (uint16_t)i};
+	t.infos = (struct cfi_info *)(uintptr_t)rules;
+	load(20, &t);
+	map_code(20);
+}
+
+#define AT(row) (CODE_BASE + (row)*16)
+#define SP(word) (STACK_BASE + (word)*8)
+
+static void unwind_row__agrees_with_a_linear_search(void **state)
+{
+	const uint32_t counts[] = {1, 2, 3, 5, 16, 1000, 65535, 65536};
+	uint32_t segment;
+
+	(void)state;
+	for (size_t c = 0; c < ARRAY_SIZE(counts); c++) {
+		uint32_t start = take_words(counts[c], &segment), expected = 0, step = 65536 / counts[c];
+		struct unwind_row *rows = segments[segment]->rows + start;
+
+		for (uint32_t i = 0; i < counts[c]; i++)
+			rows[i] = (struct unwind_row){.low = (uint16_t)(i * step), .info = (uint16_t)i};
+		for (uint32_t low = 0; low < 65536; low += 1 + low % 3) {
+			while (expected + 1 < counts[c] && rows[expected + 1].low <= low)
+				expected++;
+			assert_int_equal(unwind_row(segment, start, counts[c], low),
+					 expected | (uint64_t)(low - rows[expected].low) << 16);
+		}
+	}
+	assert_true(unwind_row(MAX_SEGMENTS + 1, 0, 1, 0) == UNWIND_ROW_BROKEN);
+}
+
+static void unwind__follows_each_kind_of_rule(void **state)
+{
+	const struct cfi_info rules[] = {
+		{.rules = UNWIND_RULES(UNWIND_CFA_SP, UNWIND_BP_SAME), .offset = 8},
+		{.rules = UNWIND_RULES(UNWIND_CFA_SP, UNWIND_BP_AT_CFA), .offset = 24, .bp_offset = -24},
+		{.rules = UNWIND_RULES(UNWIND_CFA_BP, UNWIND_BP_AT_CFA), .offset = 16, .bp_offset = -16},
+		{.rules = UNWIND_RULES(UNWIND_CFA_SP_DEREF, UNWIND_BP_SAME), .offset = 8 * 256 + 8},
+		{.rules = UNWIND_RULES(UNWIND_CFA_SP, UNWIND_BP_SAME), .offset = 8, .merge = 4},
+		{.rules = UNWIND_RULES(UNWIND_CFA_SP, UNWIND_BP_SAME), .offset = 16, .merge = 4 | UNWIND_MERGE_LESS},
+		{.rules = UNWIND_CFA_END},
+	};
+
+	(void)state;
+	load_rules(rules, ARRAY_SIZE(rules));
+	stack_words[0] = AT(1) + 5; /* from row 0 */
+	stack_words[1] = SP(6);	    /* row 1: the caller's bp, return address at 3 */
+	stack_words[3] = AT(2) + 5;
+	stack_words[6] = SP(100); /* row 2: by bp */
+	stack_words[7] = AT(3) + 5;
+	stack_words[9] = SP(12);     /* row 3: CFA = *(sp + 8) + 8 = SP(13) */
+	stack_words[12] = AT(4) + 3; /* row 4 at byte 2: not merged yet: CFA = sp + 8 */
+	stack_words[13] = AT(4) + 5; /* at byte 4: CFA = sp + 16 */
+	stack_words[15] = AT(5) + 5; /* at byte 4: CFA = sp + 8 */
+	stack_words[16] = AT(6) + 5;
+	assert_int_equal(walk(AT(0), SP(0), 0x1234, UNWIND_MAX_FRAMES), UNWIND_END_OUTERMOST);
+	assert_int_equal(state_memory.frame_count, 8);
+	assert_int_equal(state_memory.frames[0], ABI_FRAME(20, 0));
+	assert_int_equal(state_memory.frames[1], ABI_FRAME(20, 0x14));
+	assert_int_equal(state_memory.frames[2], ABI_FRAME(20, 0x24));
+	assert_int_equal(state_memory.frames[3], ABI_FRAME(20, 0x34));
+	assert_int_equal(state_memory.frames[4], ABI_FRAME(20, 0x42));
+	assert_int_equal(state_memory.frames[5], ABI_FRAME(20, 0x44));
+	assert_int_equal(state_memory.frames[6], ABI_FRAME(20, 0x54));
+	assert_int_equal(state_memory.frames[7], ABI_FRAME(20, 0x64));
+	assert_int_equal(state_memory.bp, SP(100));
+	assert_int_equal(state_memory.by_frame_pointer, 0);
+}
+
+static void unwind__plt_and_signal_frames(void **state)
+{
+	const struct cfi_info rules[] = {
+		{.rules = UNWIND_CFA_PLT, .offset = 11}, {.rules = UNWIND_CFA_SIGNAL}, {.rules = UNWIND_CFA_END}};
+
+	(void)state;
+	load_rules(rules, ARRAY_SIZE(rules));
+	stack_words[0] = stack_words[1] = AT(2) + 1;
+	assert_int_equal(walk(AT(0) + 10, SP(0), 0, 528), UNWIND_END_OUTERMOST);
+	assert_int_equal(state_memory.sp, SP(1));
+	assert_int_equal(walk(AT(0) + 11, SP(0), 0, 528), UNWIND_END_OUTERMOST);
+	assert_int_equal(state_memory.sp, SP(2));
+
+	/* The interrupted place is exact: its row is that of its own first byte. */
+	stack_words[15] = 77;
+	stack_words[20] = SP(200);
+	stack_words[21] = AT(2);
+	assert_int_equal(walk(AT(1) + 1, SP(0), 0, 528), UNWIND_END_OUTERMOST);
+	assert_int_equal(state_memory.frames[1], ABI_FRAME(20, 0x20));
+	assert_int_equal(state_memory.bp, 77);
+	assert_int_equal(state_memory.sp, SP(200));
+	/* Returned to by a handler, the trampoline is named by its own address. */
+	stack_words[0] = AT(1);
+	stack_words[11] = AT(1) + 2;
+	stack_words[33] = AT(2);
+	assert_int_equal(walk(AT(0), SP(11), 0, 528), UNWIND_END_OUTERMOST);
+	assert_int_equal(state_memory.frames[1], ABI_FRAME(20, 0x12));
+}
+
+static void unwind__a_signal_trampoline_without_a_table(void **state)
+{
+	static const uint8_t trampoline[] = {0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05};
+	const struct cfi_info rules[] = {{.rules = UNWIND_CFA_END}, {.rules = 0}};
+
+	(void)state;
+	load_rules(rules, 2);
+	memcpy(code_bytes + 0x20, trampoline, sizeof(trampoline));
+	stack_words[21] = AT(0);
+	assert_int_equal(walk(CODE_BASE + 0x20, SP(0), 1, 528), UNWIND_END_OUTERMOST);
+}
+
+static void put_call(uint64_t return_address)
+{
+	code_bytes[return_address - CODE_BASE - 5] = 0xe8;
+}
+
+static void unwind__frame_pointers_are_judged(void **state)
+{
+	const uint64_t ret = CODE_BASE + 0x30000;
+
+	(void)state;
+	map_code(20); /* no table */
+	put_call(ret);
+	stack_words[10] = SP(20);
+	stack_words[11] = ret;
+	stack_words[20] = 0;
+	stack_words[21] = ret;
+	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(10), 528), UNWIND_END_BP_ZERO);
+	assert_int_equal(state_memory.frame_count, 3);
+	assert_int_equal(state_memory.frames[1], ABI_FRAME(20, 0x2ffff));
+	assert_int_equal(state_memory.by_frame_pointer, 1);
+
+	assert_int_equal(walk(CODE_BASE + 0x100, SP(11), SP(10), 528), UNWIND_END_NO_TABLE);	/* below sp */
+	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(10) + 4, 528), UNWIND_END_NO_TABLE); /* not aligned */
+	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(5000), 528), UNWIND_END_NO_TABLE);	/* unreadable */
+	assert_int_equal(walk(CODE_BASE + 0x100, SP(5) - (17 << 20), SP(10), 528), UNWIND_END_NO_TABLE); /* too far */
+	stack_words[11] = ret + 8; /* no call before it */
+	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(10), 528), UNWIND_END_NO_TABLE);
+	stack_words[11] = 0x1000; /* not executable */
+	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(10), 528), UNWIND_END_NO_TABLE);
+	stack_words[11] = 0;
+	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(10), 528), UNWIND_END_RETURN_ZERO);
+
+	table[0].image = IMAGE_JIT;
+	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), 1, 528), UNWIND_END_JIT);
+	assert_int_equal(state_memory.frames[0], ABI_FRAME_RAW | (CODE_BASE + 0x100));
+	table[0].image = 21;
+	image_loaded[21] = true;
+	images[21] = (struct unwind_image){.flags = UNWIND_IMAGE_FRAME_POINTER};
+	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), 1, 528), UNWIND_END_FRAME_POINTER);
+}
+
+/* Interrupted where the frame is not built yet, or gone already: the caller is not lost. */
+static void unwind__prologue_and_epilogue_without_a_table(void **state)
+{
+	const uint64_t caller = CODE_BASE + 0x1000, outer = CODE_BASE + 0x2000, at = CODE_BASE + 0x100;
+
+	(void)state;
+	map_code(20);
+	put_call(caller);
+	put_call(outer);
+	stack_words[10] = 0;
+	stack_words[11] = outer;
+	stack_words[5] = caller;
+	memcpy(code_bytes + 0x100, "\xf3\x0f\x1e\xfa\x55", 5);
+	assert_int_equal(walk(at, SP(5), SP(10), 528), UNWIND_END_BP_ZERO);
+	assert_int_equal(state_memory.frame_count, 3);
+	assert_int_equal(walk(at + 4, SP(5), SP(10), 528), UNWIND_END_BP_ZERO);
+	assert_int_equal(state_memory.frame_count, 3);
+	code_bytes[0x100] = 0xc3;
+	assert_int_equal(walk(at, SP(5), SP(10), 528), UNWIND_END_BP_ZERO);
+	assert_int_equal(state_memory.frame_count, 3);
+	memcpy(code_bytes + 0x100, "\x48\x89\xe5", 3);
+	stack_words[4] = SP(10);
+	assert_int_equal(walk(at, SP(4), SP(10), 528), UNWIND_END_BP_ZERO);
+	assert_int_equal(state_memory.frame_count, 3);
+	assert_int_equal(state_memory.frames[1], ABI_FRAME(20, 0xfff));
+}
+
+static void unwind__every_end_has_its_cause(void **state)
+{
+	const struct cfi_info rules[] = {
+		{.rules = UNWIND_CFA_SP, .offset = 8},
+		{.rules = UNWIND_CFA_INVALID},
+		{.rules = UNWIND_CFA_NONE},
+		{.rules = UNWIND_CFA_SP, .offset = -8},
+		{.rules = UNWIND_RULES(UNWIND_CFA_SP, UNWIND_BP_UNDEFINED), .offset = 8},
+		{.rules = UNWIND_CFA_BP, .offset = 16},
+	};
+
+	(void)state;
+	load_rules(rules, ARRAY_SIZE(rules));
+	assert_int_equal(walk(AT(1), SP(0), 1, 528), UNWIND_END_UNSUPPORTED);
+	assert_int_equal(walk(AT(2), SP(0), 1, 528), UNWIND_END_GAP);
+	assert_int_equal(walk(CODE_BASE + 0x10000, SP(0), 1, 528), UNWIND_END_GAP); /* a page without rows */
+	assert_int_equal(walk(AT(3), SP(1), 1, 528), UNWIND_END_NO_PROGRESS);
+	assert_int_equal(walk(AT(0), 0x5000, 1, 528), UNWIND_END_STACK_READ);
+	assert_int_equal(walk(AT(0), SP(0), 1, 528), UNWIND_END_RETURN_ZERO);
+	stack_words[0] = 0x1234;
+	assert_int_equal(walk(AT(0), SP(0), 1, 528), UNWIND_END_UNMAPPED);
+	assert_int_equal(state_memory.frames[1], ABI_FRAME_RAW | 0x1233);
+	stack_words[0] = AT(5) + 1;
+	assert_int_equal(walk(AT(4), SP(0), SP(10), 528), UNWIND_END_NO_BP);
+	stack_words[0] = AT(0) + 1;
+	images[20].segment = MAX_SEGMENTS + 1;
+	assert_int_equal(walk(AT(0), SP(0), 1, 528), UNWIND_END_GAP);
+	images[20].segment = 0;
+	segments[0]->pages[images[20].start] = UNWIND_PAGE(MAX_SEGMENTS + 1, 0, 1);
+	assert_int_equal(walk(AT(0), SP(0), 1, 528), UNWIND_END_BROKEN_TABLE);
+	tail_calls_work = 0;
+	assert_int_equal(walk(AT(0), SP(0), 1, 528), UNWIND_END_TAIL_CALL);
+}
+
+static void unwind__walks_528_frames_and_says_that_there_were_more(void **state)
+{
+	const struct cfi_info rules[] = {{.rules = UNWIND_CFA_SP, .offset = 16}, {.rules = UNWIND_CFA_END}};
+
+	(void)state;
+	load_rules(rules, 2);
+	for (size_t i = 0; i < ARRAY_SIZE(stack_words); i++)
+		stack_words[i] = AT(0) + 8;
+	assert_int_equal(walk(AT(0), SP(0), 0, UNWIND_MAX_FRAMES), UNWIND_END_DEPTH);
+	assert_int_equal(state_memory.frame_count, UNWIND_MAX_FRAMES);
+	assert_int_equal(tail_calls, UNWIND_PROGRAMS);
+	assert_int_equal(walk(AT(0), SP(0), 0, 128), UNWIND_END_DEPTH);
+	assert_int_equal(state_memory.frame_count, 128);
+	/* 500 whole. */
+	stack_words[2 * 499 - 1] = AT(1) + 1;
+	assert_int_equal(walk(AT(0), SP(0), 0, UNWIND_MAX_FRAMES), UNWIND_END_OUTERMOST);
+	assert_int_equal(state_memory.frame_count, 500);
+}
+
+/* --- real processes
+ * -------------------------------------------------------------------------------------------------*/
+
+static const char *end_name(int end)
+{
+	static const char *const end_names[] = {
+#define X(sym, name, whole, help) name,
+		UNWIND_ENDS(X)
+#undef X
+	};
+
+	return end_names[end];
+}
+
+#ifdef HAVE_LIBDW
+static bool end_whole(int end)
+{
+	static const bool whole_ends[] = {
+#define X(sym, name, whole, help) whole,
+		UNWIND_ENDS(X)
+#undef X
+	};
+
+	return whole_ends[end];
+}
+
+/* The functions of libdw, loaded at run time: the product and the other tests are not linked with it. */
+static struct {
+	void *library;
+	__typeof__(&dwfl_begin) begin;
+	__typeof__(&dwfl_end) end;
+	__typeof__(&dwfl_report_begin) report_begin;
+	__typeof__(&dwfl_report_end) report_end;
+	__typeof__(&dwfl_linux_proc_report) proc_report;
+	__typeof__(&dwfl_linux_proc_attach) proc_attach;
+	__typeof__(&dwfl_getthread_frames) thread_frames;
+	__typeof__(&dwfl_frame_pc) frame_pc;
+	__typeof__(&dwfl_linux_proc_find_elf) find_elf;
+	__typeof__(&dwfl_standard_find_debuginfo) find_debuginfo;
+} dw;
+
+static bool libdw_load(void)
+{
+	dw.library = dlopen("libdw.so.1", RTLD_NOW);
+	if (!dw.library)
+		return false;
+#define GET(field, name) (dw.field = (__typeof__(dw.field))dlsym(dw.library, name))
+	return GET(begin, "dwfl_begin") && GET(end, "dwfl_end") && GET(report_begin, "dwfl_report_begin") &&
+	       GET(report_end, "dwfl_report_end") && GET(proc_report, "dwfl_linux_proc_report") &&
+	       GET(proc_attach, "dwfl_linux_proc_attach") && GET(thread_frames, "dwfl_getthread_frames") &&
+	       GET(frame_pc, "dwfl_frame_pc") && GET(find_elf, "dwfl_linux_proc_find_elf") &&
+	       GET(find_debuginfo, "dwfl_standard_find_debuginfo");
+#undef GET
+}
+
+struct oracle {
+	uint64_t pcs[1024];
+	bool exact[1024];
+	size_t count;
+};
+
+static int oracle_frame(Dwfl_Frame *frame, void *user)
+{
+	struct oracle *o = user;
+	bool activation;
+	Dwarf_Addr pc;
+
+	if (o->count == ARRAY_SIZE(o->pcs) || !dw.frame_pc(frame, &pc, &activation))
+		return DWARF_CB_ABORT;
+	o->pcs[o->count] = pc;
+	o->exact[o->count++] = activation;
+	return DWARF_CB_OK;
+}
+
+static uint32_t load_file(uint32_t image, int fd)
+{
+	struct cfi_tables t;
+	struct elf_file f;
+	struct err e = {0};
+
+	if (fd < 0 || elf_open(fd, &f, &e))
+		return image;
+	if (!cfi_compile(&f, NULL, &t, &e)) {
+		load(image, &t);
+		cfi_free(&t);
+	}
+	elf_close(&f);
+	return image;
+}
+
+static int copy_memory(uint64_t start, uint64_t end)
+{
+	_cleanup_free_ char *data = malloc(end - start);
+	int fd = memfd_create("vdso", MFD_CLOEXEC);
+
+	assert_int_equal(shim_read_user(data, (uint32_t)(end - start), start), 0);
+	assert_int_equal(write(fd, data, end - start), end - start);
+	return fd;
+}
+
+static void load_process(pid_t pid)
+{
+	char path[64], line[4096], paths[MAX_IMAGES][512];
+	uint32_t image_count = 0;
+	_cleanup_fclose_ FILE *maps = NULL;
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+	maps = fopen(path, "re");
+	assert_non_null(maps);
+	while (fgets(line, sizeof(line), maps)) {
+		uint64_t start, end, offset;
+		uint32_t image;
+		char name[512] = "";
+
+		if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %*2cx%*c %" SCNx64 " %*s %*s %511s", &start, &end, &offset,
+			   name) < 3 ||
+		    start >> 47)
+			continue;
+		assert_true(mapping_count < MAX_MAPPINGS);
+		if (!strcmp(name, "[vdso]")) {
+			_cleanup_close_ int fd = copy_memory(start, end);
+
+			image = load_file(IMAGE_VDSO, fd);
+			offset = 0;
+		} else if (name[0] != '/') {
+			image = IMAGE_JIT;
+		} else {
+			for (image = 0; image < image_count && strcmp(paths[image], name) != 0; image++)
+				;
+			assert_true(IMAGE_FIRST_FILE + image < MAX_IMAGES);
+			if (image == image_count) {
+				_cleanup_close_ int fd = open(name, O_RDONLY | O_CLOEXEC);
+
+				snprintf(paths[image_count++], sizeof(paths[0]), "%s", name);
+				load_file(IMAGE_FIRST_FILE + image, fd);
+			}
+			image += IMAGE_FIRST_FILE;
+		}
+		table[mapping_count++] = (struct mapping_value){
+			.start = start, .offset = offset, .pages = (uint32_t)((end - start) >> 12), .image = image};
+	}
+}
+
+struct score {
+	size_t compared, equal, whole, no_oracle, frames, deepest, by_frame_pointer, shown;
+	size_t ends[UNWIND_END_COUNT];
+};
+
+/* The stopped process's frames, by both. */
+static void compare(Dwfl *dwfl, pid_t pid, struct score *score)
+{
+	static struct oracle o;
+	struct user_regs_struct regs;
+	enum unwind_end end;
+	bool equal;
+	int r;
+
+	assert_int_equal(ptrace(PTRACE_GETREGS, pid, NULL, &regs), 0);
+	o.count = 0;
+	r = dw.thread_frames(dwfl, pid, oracle_frame, &o);
+	end = walk(regs.rip, regs.rsp, regs.rbp, UNWIND_MAX_FRAMES);
+	if (r && o.count < UNWIND_MAX_FRAMES) {
+		score->no_oracle++;
+		return;
+	}
+	score->compared++;
+	score->ends[end]++;
+	score->whole += end_whole(end);
+	score->frames += state_memory.frame_count;
+	score->by_frame_pointer += state_memory.by_frame_pointer;
+	if (state_memory.frame_count > score->deepest)
+		score->deepest = state_memory.frame_count;
+	equal = o.count == state_memory.frame_count && end_whole(end);
+	for (size_t i = 0; i < o.count && equal; i++) {
+		uint64_t address = o.pcs[i] - !o.exact[i], frame = ABI_FRAME_RAW | address;
+		int at = find_mapping(0, mapping_count, address);
+
+		if (at >= 0 && address - table[at].start < (uint64_t)table[at].pages << 12 &&
+		    table[at].image != IMAGE_JIT)
+			frame = ABI_FRAME(table[at].image, address - table[at].start + table[at].offset);
+		equal = frame == state_memory.frames[i];
+	}
+	score->equal += equal;
+	if (!equal && score->shown++ < 3) {
+		print_message("differs: pc %#llx, %zu frames of libdw, %u of ours, end %s\n", regs.rip, o.count,
+			      state_memory.frame_count, end_name((int)end));
+		for (size_t i = 0; i < o.count || i < state_memory.frame_count; i++)
+			print_message("  %#lx%s  image %u %#llx\n", i < o.count ? (unsigned long)o.pcs[i] : 0,
+				      o.exact[i] ? "!" : "", ABI_FRAME_IMAGE(state_memory.frames[i]),
+				      (unsigned long long)ABI_FRAME_OFFSET(state_memory.frames[i]));
+	}
+}
+
+static pid_t start_target(char *const argv[], int *ret_ready)
+{
+	int pipes[2];
+	pid_t pid;
+
+	assert_int_equal(pipe(pipes), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		dup2(pipes[1], 1);
+		close(pipes[0]);
+		close(pipes[1]);
+		execvp(argv[0], argv);
+		_exit(127);
+	}
+	close(pipes[1]);
+	*ret_ready = pipes[0];
+	return pid;
+}
+
+/* request is what made it run: a signal that comes first must not turn a step into a run. */
+static void wait_stop(pid_t pid, enum __ptrace_request request)
+{
+	for (;;) {
+		int status;
+
+		assert_int_equal(waitpid(pid, &status, __WALL), pid);
+		assert_true(WIFSTOPPED(status));
+		/* The target's own signals go on to it. */
+		if (status >> 16 == PTRACE_EVENT_STOP || WSTOPSIG(status) == SIGTRAP)
+			return;
+		assert_int_equal(ptrace(request, pid, NULL, (void *)(intptr_t)WSTOPSIG(status)), 0);
+	}
+}
+
+/* Stops the target `stops` times at a random moment and steps on a few instructions each time, so that prologues and
+ * epilogues are met. */
+static struct score run_target(char *const argv[], size_t stops, size_t steps)
+{
+	static const Dwfl_Callbacks callbacks_without_elf = {0};
+	Dwfl_Callbacks callbacks = callbacks_without_elf;
+	struct score score = {0};
+	uint64_t random = 0x2545f4914f6cdd1dull;
+	_cleanup_close_ int ready = -1;
+	pid_t pid = start_target(argv, &ready);
+	Dwfl *dwfl = NULL;
+	char byte;
+
+	if (read(ready, &byte, 1) != 1)
+		fail_msg("%s did not start", argv[0]);
+	assert_int_equal(ptrace(PTRACE_SEIZE, pid, NULL, (void *)PTRACE_O_EXITKILL), 0);
+	remote = pid;
+	for (size_t i = 0; i < stops; i++) {
+		/* The moment is what is random; nothing is waited for, unless the target ends. */
+		struct timespec moment = {.tv_nsec = (long)(random % 1000000)};
+		struct pollfd p = {.fd = ready, .events = 0};
+
+		random ^= random << 13;
+		random ^= random >> 7;
+		random ^= random << 17;
+		ppoll(&p, 1, &moment, NULL);
+		assert_int_equal(ptrace(PTRACE_INTERRUPT, pid, NULL, NULL), 0);
+		wait_stop(pid, PTRACE_CONT);
+		if (!dwfl) {
+			load_process(pid);
+			callbacks.find_elf = dw.find_elf;
+			callbacks.find_debuginfo = dw.find_debuginfo;
+			dwfl = dw.begin(&callbacks);
+			dw.report_begin(dwfl);
+			assert_int_equal(dw.proc_report(dwfl, pid), 0);
+			dw.report_end(dwfl, NULL, NULL);
+			assert_int_equal(dw.proc_attach(dwfl, pid, true), 0);
+		}
+		compare(dwfl, pid, &score);
+		for (size_t j = 0; j < steps; j++) {
+			assert_int_equal(ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL), 0);
+			wait_stop(pid, PTRACE_SINGLESTEP);
+			compare(dwfl, pid, &score);
+		}
+		assert_int_equal(ptrace(PTRACE_CONT, pid, NULL, NULL), 0);
+	}
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, __WALL);
+	remote = 0;
+	dw.end(dwfl);
+	print_message(
+		"stacks.2 %s: %zu compared, %zu equal (%.2f %%), %zu whole, %zu frames, deepest %zu, %zu with frame "
+		"pointers, %zu that libdw could not walk;",
+		argv[0], score.compared, score.equal, 100.0 * (double)score.equal / (double)score.compared, score.whole,
+		score.frames, score.deepest, score.by_frame_pointer, score.no_oracle);
+	for (int i = 0; i < UNWIND_END_COUNT; i++)
+		if (score.ends[i])
+			print_message(" %s %zu", end_name(i), score.ends[i]);
+	print_message("\n");
+	return score;
+}
+#endif
+
+static void replay(char *const argv[], size_t stops, const char *name)
+{
+#ifdef HAVE_LIBDW
+	struct score score;
+
+	if (!libdw_load()) {
+		print_message("skip %s: machine: no libdw-dev\n", name);
+		skip();
+	}
+	score = run_target(argv, stops, 9);
+	assert_true(score.compared * 10 >= stops * 10 * 9);
+	assert_true(score.equal * 100 >= score.compared * 99);
+	assert_true(score.whole * 1000 >= score.compared * 995);
+	assert_true(score.frames > score.compared * 4);
+#else
+	(void)argv, (void)stops;
+	print_message("skip %s: machine: no libdw-dev\n", name);
+	skip();
+#endif
+}
+
+static void unwind__python_equals_libdw(void **state)
+{
+	char program[] = "import re, json, sys, zlib, hashlib, signal\n"
+			 "signal.signal(signal.SIGALRM, lambda *_: None)\n"
+			 "signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)\n"
+			 "def deep(n): return sorted(range(50), key=lambda x: -x) if n == 0 else max([n], key=lambda "
+			 "_: deep(n - 1))\n"
+			 "sys.stdout.write('r'); sys.stdout.flush()\n"
+			 "while True:\n"
+			 "    deep(30)\n"
+			 "    re.sub(r'(a+)+b', 'x', 'aaaaaaaab' * 20)\n"
+			 "    json.loads(json.dumps({str(i): [i] * 5 for i in range(200)}))\n"
+			 "    zlib.compress(b'abcdef' * 5000); hashlib.sha256(b'x' * 50000).digest()\n";
+	char *argv[] = {(char[]){"/usr/bin/python3"}, (char[]){"-c"}, program, NULL};
+
+	(void)state;
+	replay(argv, 100, __func__);
+}
+
+static void unwind__this_program_equals_libdw(void **state)
+{
+	char *argv[] = {(char[]){"/proc/self/exe"}, (char[]){"target"}, NULL};
+
+	(void)state;
+	replay(argv, 100, __func__);
+}
+
+/* --- the target: recursion, callbacks from libc, signals, large and variable frames
+ * -----------------------------------*/
+
+static volatile unsigned int sink;
+
+static int __attribute__((noinline)) by_value(const void *a, const void *b)
+{
+	sink++;
+	return *(const int *)a - *(const int *)b;
+}
+
+static void on_signal(int signal_number)
+{
+	int values[64];
+
+	for (int i = 0; i < 64; i++)
+		values[i] = (i * 7919 + signal_number) % 64;
+	qsort(values, 64, sizeof(values[0]), by_value);
+}
+
+/* NOLINTNEXTLINE(misc-no-recursion) */
+static int __attribute__((noinline)) recurse(unsigned int depth, unsigned int size)
+{
+	char *room = __builtin_alloca(size % 200 + 1), text[64];
+	int values[100];
+
+	memset(room, (int)depth, size % 200 + 1);
+	if (depth)
+		return recurse(depth - 1, size * 31 + 7) + room[0];
+	for (int i = 0; i < 100; i++)
+		values[i] = (i * 7919 + (int)size) % 100;
+	qsort(values, 100, sizeof(values[0]), by_value);
+	return values[0] + snprintf(text, sizeof(text), "%.3f %s", (double)size, "text");
+}
+
+static int target(void)
+{
+	const struct itimerval every = {{0, 3000}, {0, 3000}};
+	struct timespec now;
+
+	signal(SIGALRM, on_signal);
+	setitimer(ITIMER_REAL, &every, NULL);
+	if (write(1, "r", 1) != 1)
+		return 1;
+	for (unsigned int i = 0;; i++) {
+		sink += (unsigned int)recurse(i % 400, i);
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup(unwind_row__agrees_with_a_linear_search, reset),
+		cmocka_unit_test_setup(unwind__follows_each_kind_of_rule, reset),
+		cmocka_unit_test_setup(unwind__plt_and_signal_frames, reset),
+		cmocka_unit_test_setup(unwind__a_signal_trampoline_without_a_table, reset),
+		cmocka_unit_test_setup(unwind__frame_pointers_are_judged, reset),
+		cmocka_unit_test_setup(unwind__prologue_and_epilogue_without_a_table, reset),
+		cmocka_unit_test_setup(unwind__every_end_has_its_cause, reset),
+		cmocka_unit_test_setup(unwind__walks_528_frames_and_says_that_there_were_more, reset),
+		cmocka_unit_test_setup_teardown(unwind__python_equals_libdw, reset, reset),
+		cmocka_unit_test_setup_teardown(unwind__this_program_equals_libdw, reset, reset),
+	};
+
+	if (argc > 1 && !strcmp(argv[1], "target"))
+		return target();
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
