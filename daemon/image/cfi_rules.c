@@ -28,12 +28,13 @@ static struct expression expression_read(struct cfi_cursor *program)
 	static const uint8_t plt_tail[] = {DW_OP_ge, DW_OP_lit3, DW_OP_shl, DW_OP_plus};
 	uint64_t bytes = cursor_uleb(program);
 	const uint8_t *p = cursor_take(program, bytes);
-	struct cfi_cursor c = {.at = p, .end = p + (p ? bytes : 0)};
 	struct expression e = {.kind = EXPRESSION_UNKNOWN};
+	struct cfi_cursor c;
 	uint8_t op;
 
 	if (!p || !bytes)
 		return e;
+	c = (struct cfi_cursor){.at = p, .end = p + bytes};
 	if (bytes == sizeof(plt_head) + 1 + sizeof(plt_tail) && !memcmp(p, plt_head, sizeof(plt_head)) &&
 	    !memcmp(p + sizeof(plt_head) + 1, plt_tail, sizeof(plt_tail))) {
 		e.offset = p[sizeof(plt_head)] - DW_OP_lit0;

@@ -137,7 +137,23 @@ targets: {allow: ["/**"], deny: ["/secret.slice/**"]}
 """
 
 
-SEEDS = {"fuzz_parser": parser_seeds, "fuzz_control": control_seeds, "fuzz_config": config_seeds}
+def cfi_seeds():
+    """A CIE with FDEs that begin near their own place, with the instructions that compilers use."""
+    programs = [b"\x0c\x07\x08\x90\x01", b"\x41\x0e\x10\x86\x02\x43\x0d\x06\x02\x50\x0c\x07\x08",
+                b"\x44\x0e\x20\x0a\x0e\x08\x41\x0b\x2e\x10", b"\x0f\x03\x77\x08\x06\x10\x06\x02\x76\x78", b"\x04\0\x01\0\0\x07\x10"]
+    for n, program in enumerate(programs):
+        cie = struct.pack("<I", 0) + b"\x01zR\0\x01\x78\x10\x01\x1b" + programs[0]
+        cie += bytes(-len(cie) % 4)
+        data = struct.pack("<I", len(cie)) + cie
+        for place in range(3):
+            fde = struct.pack("<IiI", len(data) + 4, 0x1000 * (place + 1), 0x80) + b"\0" + program
+            fde += bytes(-len(fde) % 4)
+            data += struct.pack("<I", len(fde)) + fde
+        yield f"eh{n}", b"\0" + data + bytes(4)
+        yield f"debug{n}", b"\x01" + data + bytes(4)
+
+
+SEEDS = {"fuzz_cfi": cfi_seeds, "fuzz_parser": parser_seeds, "fuzz_control": control_seeds, "fuzz_config": config_seeds}
 
 
 def main():
