@@ -12,8 +12,7 @@ struct {
 	__type(value, struct track_stats);
 } track_stats SEC(".maps");
 
-/* Paths are too long for the stack. These programs run in task context with nothing of theirs nested in them but, on a
- * preemptible kernel, each other: the record is then sent from the ring's own memory instead. */
+/* Counts the event; every 64th times itself. */
 static __always_inline struct track_stats *begin(abi_u64 *ret_started_ns)
 {
 	struct track_stats *stats;
@@ -123,6 +122,8 @@ int b_track_exit(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+/* A path is too long for the stack, and these programs may preempt each other: the record is written in the ring
+ * itself. */
 static __always_inline int cgroup_event(struct bpf_raw_tracepoint_args *ctx, abi_u8 type)
 {
 	struct cgroup *cg = (struct cgroup *)ctx->args[0];

@@ -10,6 +10,7 @@
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -654,6 +655,10 @@ int track_enter(void *track, uint32_t pid, uint32_t *ret_generation)
 			return -errno;
 		if (bpf_map_lookup_elem(fd, &pid, &value) < 0)
 			return -errno;
+	} else if (kill((pid_t)pid, 0) < 0 && errno == ESRCH) {
+		/* It ended before it was entered, so no exit will take it out. */
+		(void)bpf_map_delete_elem(fd, &pid);
+		return -ESRCH;
 	}
 	*ret_generation = value.generation;
 	return 0;
