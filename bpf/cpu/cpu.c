@@ -60,7 +60,6 @@ uint64_t cpu_ticks_update(struct cpu_ticks *t, uint64_t due, uint64_t runs, uint
 {
 	uint64_t accounted = runs + t->not_run + t->idle_unseen, deficit = 0, fresh, idle;
 
-	t->runs = runs;
 	if (cpu_ticks_behind(t, due, runs))
 		deficit = due + t->surplus - accounted;
 	else
@@ -384,16 +383,7 @@ static uint64_t cpu_sample_value(const struct profiler *p, uint32_t cpu)
 
 static uint64_t cpu_memory_bytes(const struct profiler *p)
 {
-	static const char *const own[] = {"cpu_stats", "scratch", "filter_pids", "cpu_bpf.bss"};
-	uint64_t bytes = 0;
-
-	for (size_t i = 0; i < ARRAY_SIZE(own); i++) {
-		struct bpf_map *map = bpf_object__find_map_by_name(p->skel->obj, own[i]);
-
-		if (map)
-			bytes += track_map_bytes(bpf_map__fd(map));
-	}
-	return bytes;
+	return track_own_map_bytes(p->skel->obj);
 }
 
 static void cpu_close(struct profiler *p)

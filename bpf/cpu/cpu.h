@@ -18,7 +18,6 @@ uint64_t cpu_period_ns(uint32_t rate_hz, uint32_t cpu);
  * reading. An idle CPU may stop its timers (some hypervisors park it): ticks that did not come while the kernel's own
  * books have the CPU idle, beyond the idle ticks that were seen, were idle and lost nothing. */
 struct cpu_ticks {
-	uint64_t runs;	      /* of the program, on this CPU */
 	uint64_t not_run;     /* lost */
 	uint64_t idle_unseen; /* not run, and idle */
 	uint64_t surplus;     /* runs ahead of the clock, so far */

@@ -225,22 +225,22 @@ void track_close(struct track *t)
 	free(t);
 }
 
+static const char *const shared_names[] = {"ring", "procs", "proc_ranges", "mappings", "stacks", "names"};
+
 int track_share(struct track *t, struct bpf_object *object, struct err *e)
 {
-	static const char *const names[] = {"ring", "procs", "proc_ranges", "mappings", "stacks", "names"};
-
-	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-		struct bpf_map *mine = shared_map(t, names[i]);
-		struct bpf_map *theirs = bpf_object__find_map_by_name(object, names[i]);
+	for (size_t i = 0; i < ARRAY_SIZE(shared_names); i++) {
+		struct bpf_map *mine = shared_map(t, shared_names[i]);
+		struct bpf_map *theirs = bpf_object__find_map_by_name(object, shared_names[i]);
 		int err;
 
 		if (!theirs)
 			continue;
 		if (!mine)
-			return err_set(e, -ENOENT, "the tracker has no map %s", names[i]);
+			return err_set(e, -ENOENT, "the tracker has no map %s", shared_names[i]);
 		err = bpf_map__reuse_fd(theirs, bpf_map__fd(mine));
 		if (err)
-			return err_errno(e, err, "cannot share map %s", names[i]);
+			return err_errno(e, err, "cannot share map %s", shared_names[i]);
 	}
 	if (log_programs(t, object))
 		return err_set(e, -ENOMEM, "no room for the verifier's log");
@@ -666,7 +666,7 @@ int track_enter(void *track, uint32_t pid, uint32_t *ret_generation)
 
 /* Figures */
 
-uint64_t track_map_bytes(int map_fd)
+static uint64_t map_bytes(int map_fd)
 {
 	_cleanup_fclose_ FILE *f = NULL;
 	char path[64], line[256];
@@ -708,12 +708,29 @@ int track_get_info(struct track *t, struct track_info *ret)
 	return 0;
 }
 
+uint64_t track_own_map_bytes(const struct bpf_object *object)
+{
+	uint64_t bytes = 0;
+	struct bpf_map *map;
+
+	bpf_object__for_each_map(map, object)
+	{
+		bool shared = false;
+
+		for (size_t i = 0; i < ARRAY_SIZE(shared_names); i++)
+			shared |= !strcmp(bpf_map__name(map), shared_names[i]);
+		if (!shared)
+			bytes += map_bytes(bpf_map__fd(map));
+	}
+	return bytes;
+}
+
 uint64_t track_memory_bytes(struct track *t)
 {
 	uint64_t bytes = t->sideband ? sideband_bytes(t->sideband) : 0;
 	struct bpf_map *map;
 
-	bpf_object__for_each_map(map, t->skel->obj) bytes += track_map_bytes(bpf_map__fd(map));
+	bpf_object__for_each_map(map, t->skel->obj) bytes += map_bytes(bpf_map__fd(map));
 	return bytes;
 }
 

@@ -85,7 +85,7 @@ uint64_t track_memory_bytes(struct track *t);
 /* Samples that could not be decoded or kept. */
 uint64_t track_malformed_samples(const struct track *t);
 
-/* The memory a map takes, as the kernel counts it (fdinfo memlock). */
-uint64_t track_map_bytes(int map_fd);
+/* Memory of the maps of a profiler's object that are not shared, as the kernel counts it (fdinfo memlock). */
+uint64_t track_own_map_bytes(const struct bpf_object *object);
 
 #endif

@@ -15,7 +15,6 @@
 
 #define DRAIN_MS 100
 #define HURRY_MS 10
-#define SWEEP_INTERVAL_NS (60 * NS_PER_S)
 #define MAX_STRING_BYTES (32u << 20)
 #define MAX_TRIE_NODES (1u << 20)
 #define WINDOW_SPAN_NS (10 * NS_PER_S)
@@ -38,7 +37,6 @@ struct daemon {
 	struct pipeline *pipeline;
 	struct service service;
 	struct event *drain;
-	uint64_t swept_ns;
 	uint32_t rate_hz, max_series;
 };
 
@@ -108,10 +106,6 @@ static void on_drain(evutil_socket_t fd _unused_, short what _unused_, void *use
 	event_add(d->drain, &next);
 	if (pipeline_drain(d->pipeline, &e) < 0)
 		log_error("core", "drain failed: %s", e.text);
-	if (clock_mono_ns() - d->swept_ns > SWEEP_INTERVAL_NS) {
-		pipeline_sweep(d->pipeline);
-		d->swept_ns = clock_mono_ns();
-	}
 	service_after_drain(&d->service);
 }
 
@@ -263,7 +257,7 @@ int daemon_start(struct daemon *d, struct err *e)
 		err = d->parts.ops->start(d->profiler, e);
 	if (err)
 		return err;
-	d->service.started_ns = d->swept_ns = clock_mono_ns();
+	d->service.started_ns = clock_mono_ns();
 	event_active(d->drain, 0, 0);
 	return 0;
 }

@@ -11,8 +11,9 @@
 #define PENDING_NS NS_PER_S
 /* A stack that nobody hit for so long is forgotten. */
 #define STACK_IDLE_NS (10 * 60 * NS_PER_S)
-/* At a limit the sweep is called out of turn, but not more often than this. */
-#define SWEEP_INTERVAL_NS (5 * NS_PER_S)
+#define SWEEP_INTERVAL_NS (60 * NS_PER_S)
+/* Where it is crowded. */
+#define SWEEP_CROWDED_INTERVAL_NS (5 * NS_PER_S)
 
 struct pending {
 	struct record_sample record;
@@ -55,6 +56,7 @@ int pipeline_create(const struct pipeline_parts *parts, const struct pipeline_op
 		return -ENOMEM;
 	p->parts = *parts;
 	p->options = *options;
+	p->swept_ns = clock_mono_ns();
 	if (!p->options.max_stacks)
 		p->options.max_stacks = 65536;
 	if (!p->options.max_names)
@@ -269,6 +271,28 @@ static int count_kernel_side(struct pipeline *p, uint64_t wall_ns)
 	return 0;
 }
 
+/* Drops what no window, process or stack needs any more. */
+static void sweep(struct pipeline *p)
+{
+	uint64_t now_ns = clock_mono_ns(), idle_ns = STACK_IDLE_NS;
+
+	/* Under pressure the patience is shorter. */
+	if (is_crowded(p))
+		idle_ns = 10 * NS_PER_S;
+	p->swept_ns = now_ns;
+	intern_begin_mark(p->parts.strings);
+	labels_begin_mark(p->parts.labels);
+	trie_begin_mark(p->parts.trie);
+	images_begin_mark(p->parts.images);
+	windows_mark(p->parts.windows, p->parts.trie, p->parts.labels, p->parts.strings);
+	stacks_sweep(p->stacks, now_ns > idle_ns ? now_ns - idle_ns : 0);
+	targets_mark_strings(p->parts.targets, p->parts.strings);
+	labels_sweep(p->parts.labels);
+	trie_sweep(p->parts.trie, p->parts.images);
+	images_sweep(p->parts.images);
+	intern_sweep(p->parts.strings);
+}
+
 int pipeline_drain(struct pipeline *p, struct err *e)
 {
 	struct track_event *events;
@@ -307,35 +331,14 @@ int pipeline_drain(struct pipeline *p, struct err *e)
 		return err_errno(e, err, "cannot read the profiler's counters");
 	windows_advance(p->parts.windows, wall_ns);
 	images_kick(p->parts.images);
-	if (now_ns - p->swept_ns > SWEEP_INTERVAL_NS && is_crowded(p))
-		pipeline_sweep(p);
+	if (now_ns - p->swept_ns > (is_crowded(p) ? SWEEP_CROWDED_INTERVAL_NS : SWEEP_INTERVAL_NS))
+		sweep(p);
 	return 0;
 }
 
 size_t pipeline_pending(const struct pipeline *p)
 {
 	return p->pending_count;
-}
-
-void pipeline_sweep(struct pipeline *p)
-{
-	uint64_t now_ns = clock_mono_ns(), idle_ns = STACK_IDLE_NS;
-
-	/* Under pressure the patience is shorter. */
-	if (is_crowded(p))
-		idle_ns = 10 * NS_PER_S;
-	p->swept_ns = now_ns;
-	intern_begin_mark(p->parts.strings);
-	labels_begin_mark(p->parts.labels);
-	trie_begin_mark(p->parts.trie);
-	images_begin_mark(p->parts.images);
-	windows_mark(p->parts.windows, p->parts.trie, p->parts.labels, p->parts.strings);
-	stacks_sweep(p->stacks, now_ns > idle_ns ? now_ns - idle_ns : 0);
-	targets_mark_strings(p->parts.targets, p->parts.strings);
-	labels_sweep(p->parts.labels);
-	trie_sweep(p->parts.trie, p->parts.images);
-	images_sweep(p->parts.images);
-	intern_sweep(p->parts.strings);
 }
 
 int pipeline_get_stats(struct pipeline *p, struct pipeline_stats *ret)

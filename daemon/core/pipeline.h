@@ -39,12 +39,10 @@ struct pipeline_options {
 int pipeline_create(const struct pipeline_parts *parts, const struct pipeline_options *options, struct pipeline **ret);
 void pipeline_destroy(struct pipeline *p);
 
-/* Everything up to now. */
+/* Everything up to now; about once a minute, and more often when tables are crowded, drops what is not needed. */
 int pipeline_drain(struct pipeline *p, struct err *e);
 /* Samples that wait for their process. */
 size_t pipeline_pending(const struct pipeline *p);
-/* Drops what no window, process or stack needs any more. Called about once a minute, and by itself at a limit. */
-void pipeline_sweep(struct pipeline *p);
 
 /* samples + idle + sum(drops) = ticks. samples: taken and not lost, those under way included; stored: in windows or
  * waiting for their process. */
