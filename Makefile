@@ -71,8 +71,9 @@ FUZZ_SRC  := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_BIN  := $(FUZZ_SRC:%.c=$(B)/%)
 
 W         := build/workloads
-WORKLOADS := $(W)/w_c $(W)/w_c_static $(W)/w_cpp $(W)/w_misc $(W)/bpfnoise
-WORKLOADS += $(if $(shell command -v go),$(W)/w_go) $(if $(shell command -v rustc),$(W)/w_rust)
+WORKLOADS := $(W)/w_deep $(W)/w_c $(W)/w_c_static $(W)/w_cpp $(W)/w_misc $(W)/w_unwind $(W)/bpfnoise
+WORKLOADS += $(if $(shell command -v go),$(W)/w_go $(W)/w_go_stripped)
+WORKLOADS += $(if $(shell command -v rustc),$(W)/w_rust $(W)/w_rust_nofp)
 
 .PHONY: all
 all: $(B)/baroscoped $(B)/baroctl ## build the daemon and baroctl (the default)
@@ -119,7 +120,8 @@ fuzz-binaries: $(FUZZ_BIN)
 generated: $(SKELS) $(PROTO_H)
 workloads: $(WORKLOADS) ## targets with an oracle, for the tests
 
-# Workloads keep their frame pointers and symbols; they are no part of the product and take no product flags.
+# Workloads keep their frame pointers and symbols, but for w_deep, w_unwind, w_rust_nofp and w_go_stripped; they are no
+# part of the product and take no product flags.
 W_CFLAGS  := -O2 -g -fno-omit-frame-pointer -fno-optimize-sibling-calls -mno-omit-leaf-frame-pointer -Wall -Wextra -Werror
 $(W)/w_c: tests/workloads/w_c.c tests/workloads/oracle.h
 	@mkdir -p $(@D)
@@ -130,15 +132,26 @@ $(W)/w_c_static: tests/workloads/w_c.c tests/workloads/oracle.h
 $(W)/w_cpp: tests/workloads/w_cpp.cc tests/workloads/oracle.h
 	@mkdir -p $(@D)
 	g++ $(W_CFLAGS) -o $@ $<
+$(W)/w_deep: tests/workloads/w_deep.cc
+	@mkdir -p $(@D)
+	g++ -O2 -g -fomit-frame-pointer -Wall -Wextra -Werror -o $@ $<
 $(W)/w_misc: tests/workloads/w_misc.c
 	@mkdir -p $(@D)
 	gcc $(W_CFLAGS) -pthread -o $@ $<
+$(W)/w_unwind: tests/workloads/w_unwind.cc tests/workloads/oracle.h
+	@mkdir -p $(@D)
+	g++ -std=c++20 -O2 -g -fomit-frame-pointer -fno-builtin -fplt -Wall -Wextra -Werror -pthread -o $@ $<
+$(W)/w_rust_nofp: tests/workloads/w_rust.rs
+	@mkdir -p $(@D)
+	rustc --edition 2021 --crate-name w_rust -O -g -C force-frame-pointers=no -o $@ $<
 $(W)/w_rust: tests/workloads/w_rust.rs
 	@mkdir -p $(@D)
 	rustc --edition 2021 -O -g -C force-frame-pointers=yes -o $@ $<
-$(W)/w_go: tests/workloads/w_go/main.go
+$(W)/w_go_stripped: GO_FLAGS := -ldflags="-s -w"
+$(W)/w_go $(W)/w_go_stripped: tests/workloads/w_go/main.go
 	@mkdir -p $(@D)
-	cd tests/workloads/w_go && GOFLAGS=-mod=mod GOTOOLCHAIN=local CGO_ENABLED=0 go build -buildvcs=false -o $(abspath $@) main.go
+	cd tests/workloads/w_go && GOFLAGS=-mod=mod GOTOOLCHAIN=local CGO_ENABLED=0 \
+		go build -buildvcs=false $(GO_FLAGS) -o $(abspath $@) main.go
 $(W)/bpfnoise.bpf.o: tests/workloads/bpfnoise.bpf.c
 	@mkdir -p $(@D)
 	$(CLANG) -g -O2 -target bpf -mcpu=v2 -I/usr/include/$(shell uname -m)-linux-gnu -c $< -o $@
@@ -206,15 +219,15 @@ layers: ## who may include whom
 
 bench: bench-cpu bench-tables ## all benches
 
-bench-cpu: ## accounted cost of always-on sampling, beside perf record
+bench-cpu: ## accounted cost of always-on sampling, beside perf record (BENCH_ARGS="--mix heavy --rounds 5")
 	@scripts/deps.sh build test bench
 	$(SUB) all workloads
-	@python3 tests/bench/bench_cpu.py
+	@python3 tests/bench/bench_cpu.py $(BENCH_ARGS)
 
-bench-tables: ## what compiling call frame information costs
-	@scripts/deps.sh build
-	$(SUB) $(B)/tests/bench/bench_tables
-	@$(B)/tests/bench/bench_tables
+bench-tables: ## what unwind tables cost, and how soon they are there
+	@scripts/deps.sh build test bench
+	$(SUB) all build/workloads/w_deep $(B)/tests/bench/bench_tables
+	@python3 tests/bench/bench_tables.py $(BENCH_ARGS)
 
 install: all ## DESTDIR, PREFIX
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system

@@ -49,7 +49,19 @@ enum drop_cause {
 	X(KERNEL_STACK, "kernel_stack", "the kernel stack could not be read")                                          \
 	X(USER_STACK, "user_stack", "the user stack could not be read")                                                \
 	X(DEPTH, "depth", "the stack is deeper than the walker goes")                                                  \
-	X(UNMAPPED, "unmapped", "an address lies in no mapping known for its process")
+	X(UNMAPPED, "unmapped", "an address lies in no mapping known for its process")                                 \
+	X(NO_MAPPINGS, "no_mappings",                                                                                  \
+	  "walked by frame pointer because the mappings of the process were not known yet, or it is a 32-bit process") \
+	X(NO_TABLE, "no_table", "an image on the way had no unwind table, or not yet")                                 \
+	X(GAP, "gap", "the image's unwind table does not cover the address, and its frame pointer is not plausible")   \
+	X(UNSUPPORTED, "unsupported", "the unwind table has a rule that the walker does not know")                     \
+	X(FRAME_POINTER, "frame_pointer", "code without unwind tables whose frame pointer is not plausible")           \
+	X(JIT, "jit", "generated code whose frame pointer is not plausible")                                           \
+	X(STACK_READ, "stack_read", "stack memory could not be read")                                                  \
+	X(NO_PROGRESS, "no_progress", "the next frame would not lie above this one")                                   \
+	X(NO_BP, "no_bp", "a rule needs the frame pointer, and a frame before has lost it")                            \
+	X(BROKEN_TABLE, "broken_table", "an unwind table entry points outside of its segment")                         \
+	X(TAIL_CALL, "tail_call", "the walker could not go on in the next program")
 
 enum incomplete_cause {
 #define X(sym, name, help) INCOMPLETE_##sym,
@@ -81,7 +93,8 @@ enum abi_image {
 #define IMAGE_MAX ((1u << 23) - 1)
 
 #define STACK_MAX_KERNEL_FRAMES 127
-#define STACK_MAX_USER_FRAMES 127
+#define STACK_MAX_USER_FRAMES 528   /* 16 frames a program, 33 programs */
+#define STACK_MAX_HELPER_FRAMES 127 /* of a user stack taken by the kernel's helper */
 #define STACK_MAX_FRAMES (STACK_MAX_KERNEL_FRAMES + STACK_MAX_USER_FRAMES)
 #define COMM_BYTES 16
 #define CGROUP_PATH_BYTES 512
@@ -185,9 +198,10 @@ struct proc_value {
 };
 _Static_assert(sizeof(struct proc_value) == 4, "proc_value");
 
-/* Value of map `proc_ranges`, key: pid (u32). Written by user space only: the entries [start, start + count) of map
- * `mappings`, sorted by address, are the mappings of the process with this generation. A map of its own, so that
- * neither side can overwrite what the other has just written. */
+/* Value of map `proc_ranges`, key: pid (u32). Written by user space, and by the tracker for a child at its fork, before
+ * user space knows of it: the entries [start, start + count) of map `mappings`, sorted by address, are the mappings of
+ * the process with this generation. A map of its own, so that neither side can overwrite what the other has just
+ * written. */
 struct range_value {
 	abi_u32 generation;
 	abi_u32 start;
@@ -205,16 +219,20 @@ struct mapping_value {
 };
 _Static_assert(sizeof(struct mapping_value) == 24, "mapping_value");
 
+#define PROFILER_WHOLE_ENDS 4 /* a power of two, at least UNWIND_END_WHOLE_COUNT */
+
 /* Counters of a profiler, per CPU. Monotonic. */
 struct profiler_stats {
 	abi_u64 runs;
 	abi_u64 idle;
 	abi_u64 filtered; /* outside the target */
 	abi_u64 samples;  /* records put into the ring */
+	abi_u64 frames;	  /* user frames walked by table */
 	abi_u64 drops[DROP_CAUSE_COUNT];
 	abi_u64 incomplete[INCOMPLETE_CAUSE_COUNT];
-	abi_u64 seen_full;  /* a stack could not be remembered and will be sent again */
-	abi_u64 timed_runs; /* every 64th run times itself */
+	abi_u64 whole[PROFILER_WHOLE_ENDS]; /* whole user stacks, by enum unwind_end */
+	abi_u64 seen_full;		    /* a stack could not be remembered and will be sent again */
+	abi_u64 timed_runs;		    /* every 64th run times itself */
 	abi_u64 timed_ns;
 };
 

@@ -94,37 +94,32 @@ struct unwind_image {
 	abi_u32 page_count;
 	abi_u32 segment; /* of the page entries */
 	abi_u32 start;	 /* index in unwind_segment.pages */
-	abi_u32 pad;
+	abi_u32 used;	 /* time of the last hit in ns >> 30, written by the walker: the oldest leaves first */
 };
 _Static_assert(sizeof(struct unwind_image) == 24, "unwind_image");
 #define UNWIND_IMAGE_FRAME_POINTER 1u /* all of it is walked by frame pointer (Go) */
 
-/* How a walk ended. X(symbol, name as shown, whether the stack is whole, one line for docs and metrics help). */
-#define UNWIND_ENDS(X)                                                                                                 \
-	X(RUNNING, "running", 0, "the walk has not ended")                                                             \
-	X(OUTERMOST, "outermost", 1, "a table says that the return address is undefined")                              \
-	X(BP_ZERO, "bp_zero", 1, "the frame pointer is 0, as the ABI has it in the outermost frame")                   \
-	X(RETURN_ZERO, "return_zero", 1, "the return address is 0, as below a thread's first function")                \
-	X(DEPTH, "depth", 0, "the stack is deeper than the walker goes")                                               \
-	X(UNMAPPED, "unmapped", 0, "an address lies in no executable mapping known for its process")                   \
-	X(NO_TABLE, "no_table", 0, "the image has no table here, or none yet, and its frame pointer is not plausible") \
-	X(GAP, "gap", 0, "the image's table does not cover the address, and the frame pointer is not plausible")       \
-	X(UNSUPPORTED, "unsupported", 0, "the table has a rule here that the walker does not know")                    \
-	X(FRAME_POINTER, "frame_pointer", 0, "code without tables by design, and its frame pointer is not plausible")  \
-	X(JIT, "jit", 0, "generated code whose frame pointer is not plausible")                                        \
-	X(STACK_READ, "stack_read", 0, "stack memory could not be read")                                               \
-	X(NO_PROGRESS, "no_progress", 0, "the next frame would not lie above this one")                                \
-	X(NO_BP, "no_bp", 0, "a rule needs the frame pointer, and a frame before has lost it")                         \
-	X(BROKEN_TABLE, "broken_table", 0,                                                                             \
-	  "a table entry points outside its segment; counts as a fault of the loader")                                 \
-	X(TAIL_CALL, "tail_call", 0, "the walker could not go on in the next program")
+/* How a walk ended: with a whole stack, X(symbol, name as shown, one line for docs and metrics help), or for one of the
+ * causes of abi.h. */
+#define UNWIND_WHOLE_ENDS(X)                                                                                           \
+	X(OUTERMOST, "outermost", "a table says that the return address is undefined")                                 \
+	X(BP_ZERO, "bp_zero", "the frame pointer is 0, as the ABI has it in the outermost frame")                      \
+	X(RETURN_ZERO, "return_zero", "the return address is 0, as below a thread's first function")
 
 enum unwind_end {
-#define X(sym, name, whole, help) UNWIND_END_##sym,
-	UNWIND_ENDS(X)
+	UNWIND_END_RUNNING,
+#define X(sym, name, help) UNWIND_END_##sym,
+	UNWIND_WHOLE_ENDS(X)
+#undef X
+		UNWIND_END_WHOLE_COUNT,
+	UNWIND_END_BEFORE_CAUSES = UNWIND_END_WHOLE_COUNT - 1,
+#define X(sym, name, help) UNWIND_END_##sym,
+	INCOMPLETE_CAUSES(X)
 #undef X
 		UNWIND_END_COUNT,
 };
+_Static_assert(UNWIND_END_WHOLE_COUNT <= PROFILER_WHOLE_ENDS, "profiler_stats.whole");
+#define UNWIND_END_CAUSE(end) ((end)-UNWIND_END_WHOLE_COUNT) /* enum incomplete_cause */
 
 #define UNWIND_FRAMES_A_PROGRAM 16
 #define UNWIND_PROGRAMS 33

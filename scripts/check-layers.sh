@@ -50,7 +50,8 @@ while IFS= read -r file; do
 		*.skel.h)
 			[ "$header" = "${file%.c}.skel.h" ] || breach "$file includes $header"
 			;;
-		daemon/util/* | daemon/core/profiler.h | daemon/target/target.h | daemon/image/image.h) ;;
+		daemon/util/* | daemon/core/profiler.h | daemon/target/target.h | daemon/image/image.h | \
+			daemon/image/table.h) ;;
 		daemon/*) breach "$file includes $header" ;;
 		esac
 	done < <(includes "$file")

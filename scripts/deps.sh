@@ -5,15 +5,15 @@ set -eu
 
 build="gcc make pkgconf libc6-dev clang llvm bpftool libbpf-dev libelf-dev zlib1g-dev libevent-dev libjansson-dev
 	libcyaml-dev libyaml-dev libprotobuf-c-dev protobuf-c-compiler libpcre2-dev libseccomp-dev libcap-dev
-	libiberty-dev uthash-dev libjemalloc-dev"
-test="g++ binutils libcmocka-dev libdw-dev util-linux procps libclang-rt-14-dev"
+	libiberty-dev uthash-dev libjemalloc-dev libxxhash-dev"
+test="g++ binutils libcmocka-dev libdw-dev util-linux procps libclang-rt-14-dev
+	redis-server redis-tools postgresql-15 nginx wrk nodejs openjdk-17-jdk-headless chromium xz-utils openssl python3"
 lint="clang-format clang-tidy shellcheck"
 kernels="qemu-system-x86 busybox-static cpio debian-archive-keyring"
 fresh="debootstrap util-linux"
 fuzz="libclang-rt-14-dev"
-bench="linux-perf"
+bench="linux-perf redis-server redis-tools xz-utils openssl gzip python3 llvm util-linux"
 
-command -v python3 >/dev/null || test="$test python3"
 command -v go >/dev/null || test="$test golang-go"
 command -v rustc >/dev/null || test="$test rustc"
 
@@ -48,6 +48,14 @@ if [ "$(id -u)" != 0 ]; then
 fi
 echo "installing:$missing"
 export DEBIAN_FRONTEND=noninteractive
+# Servers are wanted as programs, not as services: Debian's way to say that none be started.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+	trap 'rm -f $policy' EXIT
+	trap 'exit 130' INT TERM
+	printf '#!/bin/sh\nexit 101\n' >$policy
+	chmod 755 $policy
+fi
 apt-get update -q </dev/null
 # shellcheck disable=SC2086 # one word per package
 apt-get install -q -y --no-install-recommends $missing </dev/null

@@ -12,7 +12,7 @@ struct extent {
 /* free: sorted by start, neighbours joined. resting: in the order given back. */
 struct ranges {
 	uint64_t grace_ns;
-	uint32_t entries, free_entries;
+	uint32_t entries, free_entries, resting_entries;
 	struct extent *free, *resting;
 	size_t free_count, free_cap, resting_count, resting_cap;
 };
@@ -95,13 +95,14 @@ static int release(struct ranges *r, uint32_t start, uint32_t count)
 	return 0;
 }
 
-static void wake_rested(struct ranges *r, uint64_t now_ns)
+void ranges_wake(struct ranges *r, uint64_t now_ns)
 {
 	size_t done = 0;
 
 	while (done < r->resting_count && r->resting[done].free_at_ns <= now_ns) {
 		if (release(r, r->resting[done].start, r->resting[done].count))
 			break; /* no memory now: stays resting */
+		r->resting_entries -= r->resting[done].count;
 		done++;
 	}
 	if (done) {
@@ -112,7 +113,7 @@ static void wake_rested(struct ranges *r, uint64_t now_ns)
 
 int ranges_take(struct ranges *r, uint32_t count, uint64_t now_ns, uint32_t *ret_start)
 {
-	wake_rested(r, now_ns);
+	ranges_wake(r, now_ns);
 	for (size_t i = 0; i < r->free_count; i++) {
 		struct extent *e = &r->free[i];
 
@@ -134,11 +135,32 @@ int ranges_take(struct ranges *r, uint32_t count, uint64_t now_ns, uint32_t *ret
 void ranges_give(struct ranges *r, uint32_t start, uint32_t count, uint64_t now_ns)
 {
 	/* Without memory to remember it the range is lost to us, but never handed out twice. */
-	(void)insert(&r->resting, &r->resting_count, &r->resting_cap, r->resting_count,
-		     (struct extent){.start = start, .count = count, .free_at_ns = now_ns + r->grace_ns});
+	if (!insert(&r->resting, &r->resting_count, &r->resting_cap, r->resting_count,
+		    (struct extent){.start = start, .count = count, .free_at_ns = now_ns + r->grace_ns}))
+		r->resting_entries += count;
+}
+
+void ranges_cancel(struct ranges *r, uint32_t start, uint32_t count)
+{
+	(void)release(r, start, count); /* lost without memory, as above */
 }
 
 uint32_t ranges_used(const struct ranges *r)
 {
 	return r->entries - r->free_entries;
+}
+
+uint32_t ranges_resting(const struct ranges *r)
+{
+	return r->resting_entries;
+}
+
+uint32_t ranges_largest(const struct ranges *r)
+{
+	uint32_t largest = 0;
+
+	for (size_t i = 0; i < r->free_count; i++)
+		if (r->free[i].count > largest)
+			largest = r->free[i].count;
+	return largest;
 }

@@ -1,6 +1,5 @@
-/* Call frame information of a file, see cfi.h: finds the sections, lists the functions, sorts them by file offset and
- * has each one's program run in that order, so that rows come out sorted and nothing but the list and the rows is held.
- */
+/* Call frame information of a file, see cfi.h: lists the functions of its sections, sorts them by file offset and has
+ * each one's program run in that order, so that rows come out sorted and nothing but the list and the rows is held. */
 #include "daemon/image/cfi.h"
 
 #include <errno.h>
@@ -13,9 +12,8 @@
 #define DEFAULT_ROWS (8u << 20)
 #define DEFAULT_INFOS 16384u
 #define DEFAULT_GAP_BYTES 16u
+#define GO_GAP_BYTES 32u /* that Go's functions are aligned to */
 #define RADIX_BITS 11
-#define PE_UDATA4_PC 0x1b
-#define HDR_BYTES 8
 
 static void build_deinit(struct cfi_build *b)
 {
@@ -23,6 +21,7 @@ static void build_deinit(struct cfi_build *b)
 		free((void *)(uintptr_t)b->sections[i].data);
 	free(b->cies);
 	free(b->fdes);
+	free(b->go);
 	free(b->info_slots);
 	cfi_free(&b->out);
 }
@@ -35,88 +34,15 @@ void cfi_free(struct cfi_tables *t)
 	*t = (struct cfi_tables){0};
 }
 
-static int section_load(struct cfi_build *b, struct cfi_section *s, uint64_t offset, uint64_t bytes)
+bool cfi_place(const struct cfi_build *b, uint64_t address, uint64_t bytes, uint32_t *ret)
 {
-	char *data;
-	int r;
-
-	r = elf_read_alloc(b->file, offset, bytes, b->options.max_section_bytes, &data);
-	if (r == -EFBIG || r == -ENODATA) {
-		b->out.counts[CFI_SECTIONS]++;
-		return 0;
-	}
-	if (r)
-		return r;
-	s->data = (const uint8_t *)data;
-	s->bytes = (uint32_t)bytes;
-	return 0;
-}
-
-/* Without a section table the program header of the search table leads to .eh_frame; its end is not known then. */
-static int find_by_segment(struct cfi_build *b, struct cfi_section *s)
-{
-	const struct elf_file *f = b->file;
-
-	for (size_t i = 0; i < f->segment_count; i++) {
-		const struct elf_segment *p = &f->segments[i];
-		uint8_t head[HDR_BYTES];
-		uint64_t offset;
-		int32_t to;
-
-		if (p->type != PT_GNU_EH_FRAME || p->file_bytes < HDR_BYTES ||
-		    elf_read(f, p->offset, head, sizeof(head)) || head[0] != 1 || head[1] != PE_UDATA4_PC)
-			continue;
-		memcpy(&to, head + 4, sizeof(to));
-		s->address = p->vaddr + 4 + (uint64_t)(int64_t)to;
-		s->ends_at_zero = true;
-		if (elf_offset_of(f, s->address, &offset))
-			continue;
-		for (size_t j = 0; j < f->segment_count; j++) {
-			const struct elf_segment *load = &f->segments[j];
-
-			if (load->type == PT_LOAD && offset >= load->offset && offset - load->offset < load->file_bytes)
-				return section_load(b, s, offset, load->file_bytes - (offset - load->offset));
-		}
-	}
-	return 0;
-}
-
-static int find_sections(struct cfi_build *b)
-{
-	const struct elf_file *f = b->file;
-	const struct elf_section *eh = elf_find_section(f, ".eh_frame"), *debug = elf_find_section(f, ".debug_frame");
-	const struct elf_section *text = elf_find_section(f, ".text"), *got = elf_find_section(f, ".got");
-	struct cfi_section *s = &b->sections[0];
-	int r;
-
-	s->text_address = text ? text->addr : 0;
-	s->data_address = got ? got->addr : 0;
-	if (eh) {
-		s->address = eh->addr;
-		r = section_load(b, s, eh->offset, eh->bytes);
-	} else {
-		r = find_by_segment(b, s);
-	}
-	if (r || !debug)
-		return r;
-	if (debug->flags & SHF_COMPRESSED) {
-		b->out.counts[CFI_SECTIONS]++;
-		return 0;
-	}
-	b->sections[1].debug = true;
-	return section_load(b, &b->sections[1], debug->offset, debug->bytes);
-}
-
-/* The file's offset of a function that lies in one executable segment and below 4 GiB of the file. */
-static bool place(const struct elf_file *f, uint64_t address, uint64_t bytes, uint32_t *ret)
-{
-	for (size_t i = 0; i < f->segment_count; i++) {
-		const struct elf_segment *s = &f->segments[i];
+	for (size_t i = 0; i < b->code_count; i++) {
+		const struct elf_segment *s = b->code[i];
 		uint64_t in = address - s->vaddr, offset;
 
-		if (s->type != PT_LOAD || !(s->flags & PF_X) || address < s->vaddr || in >= s->file_bytes ||
-		    bytes > s->file_bytes - in || __builtin_add_overflow(s->offset, in, &offset) ||
-		    offset > UINT32_MAX || bytes > UINT32_MAX - offset)
+		if (address < s->vaddr || in >= s->file_bytes || bytes > s->file_bytes - in ||
+		    __builtin_add_overflow(s->offset, in, &offset) || offset > UINT32_MAX ||
+		    bytes > UINT32_MAX - offset)
 			continue;
 		*ret = (uint32_t)offset;
 		return true;
@@ -155,6 +81,7 @@ static int list_section(struct cfi_build *b, const struct cfi_section *s)
 			b->out.counts[CFI_BROKEN]++;
 			break;
 		}
+		b->work_bytes += e.next - at;
 		if (e.kind == CFI_KIND_END)
 			break;
 		if (e.kind == CFI_KIND_CIE)
@@ -167,7 +94,7 @@ static int list_section(struct cfi_build *b, const struct cfi_section *s)
 		b->out.counts[CFI_ENTRIES]++;
 		if (!bytes)
 			continue;
-		if (!place(b->file, start, bytes, &fde.start)) {
+		if (!cfi_place(b, start, bytes, &fde.start)) {
 			b->out.counts[CFI_OUTSIDE]++;
 			continue;
 		}
@@ -218,17 +145,38 @@ static int sort(struct cfi_build *b)
 	return 0;
 }
 
+/* The program of b->fdes[i], or the one rule that is known without it. */
+static int run_one(struct cfi_build *b, const struct cfi_fde *fde, uint32_t stop)
+{
+	const struct cfi_section *s = &b->sections[fde->at & FDE_DEBUG ? 1 : 0];
+	struct cfi_function f = {.section = s, .start = fde->start, .stop = stop};
+	struct cfi_entry e;
+	uint64_t bytes;
+
+	if (cfi_entry_read(s, fde->at & ~FDE_DEBUG, &e))
+		return -EBADMSG;
+	f.cie = cfi_cie_get(b, s, e.cie);
+	if (cfi_fde_head(s, f.cie, &e, &f.address, &bytes))
+		return -EBADMSG;
+	f.program = e.body;
+	if (f.cie->go)
+		f.go = cfi_go_find(b, fde->start);
+	if (f.go == CFI_GO_STACK_SWITCH || f.go == CFI_GO_UNKNOWN)
+		return cfi_rows_add(b, fde->start, (struct cfi_info){0});
+	if (f.go == CFI_GO_OUTERMOST)
+		return cfi_rows_add(b, fde->start, (struct cfi_info){.rules = CFI_CFA_END});
+	return cfi_run(b, &f);
+}
+
 static int run_all(struct cfi_build *b)
 {
+	uint32_t gap_bytes = b->go_count && b->options.gap_bytes < GO_GAP_BYTES ? GO_GAP_BYTES : b->options.gap_bytes;
 	uint64_t end = 0; /* of the function before */
 	int r;
 
 	for (size_t i = 0; i < b->fde_count; i++) {
 		const struct cfi_fde *fde = &b->fdes[i];
-		const struct cfi_section *s = &b->sections[fde->at & FDE_DEBUG ? 1 : 0];
-		uint64_t stop = (uint64_t)fde->start + fde->bytes, start, bytes;
-		const struct cfi_cie *cie;
-		struct cfi_entry e;
+		uint64_t stop = (uint64_t)fde->start + fde->bytes;
 
 		if (i && fde->start == b->fdes[i - 1].start) {
 			b->out.counts[CFI_OVERLAPS] += !(fde->at & FDE_DEBUG);
@@ -243,17 +191,12 @@ static int run_all(struct cfi_build *b)
 				}
 				break;
 			}
-		if (i && fde->start > end && fde->start - end >= b->options.gap_bytes) {
+		if (i && fde->start > end && fde->start - end >= gap_bytes) {
 			r = cfi_rows_add(b, (uint32_t)end, (struct cfi_info){0});
 			if (r)
 				return r;
 		}
-		if (cfi_entry_read(s, fde->at & ~FDE_DEBUG, &e))
-			return -EBADMSG;
-		cie = cfi_cie_get(b, s, e.cie);
-		if (cfi_fde_head(s, cie, &e, &start, &bytes))
-			return -EBADMSG;
-		r = cfi_run(b, cie, e.body, fde->start, (uint32_t)stop);
+		r = run_one(b, fde, (uint32_t)stop);
 		if (r)
 			return r;
 		end = stop;
@@ -266,10 +209,13 @@ static int build(struct cfi_build *b, struct err *e)
 {
 	int r;
 
+	for (size_t i = 0; i < b->file->segment_count && b->code_count < MAX_CODE_SEGMENTS; i++)
+		if (b->file->segments[i].type == PT_LOAD && b->file->segments[i].flags & PF_X)
+			b->code[b->code_count++] = &b->file->segments[i];
 	b->cies = calloc(CIE_CACHE, sizeof(*b->cies));
 	if (!b->cies)
 		return -ENOMEM;
-	r = find_sections(b);
+	r = cfi_sections_load(b);
 	if (r)
 		return r;
 	for (size_t i = 0; i < ARRAY_SIZE(b->sections); i++) {
@@ -285,6 +231,8 @@ static int build(struct cfi_build *b, struct err *e)
 		return r;
 	/* About 8 bytes of section a merged row. */
 	r = cfi_rows_init(b, (b->sections[0].bytes + b->sections[1].bytes) / 8);
+	if (!r)
+		r = cfi_go_load(b);
 	if (!r)
 		r = run_all(b);
 	return r == -EFBIG ? err_set(e, r, "more than %u unwind rows", b->options.max_rows) : r;
@@ -311,6 +259,8 @@ int cfi_compile(const struct elf_file *f, const struct cfi_options *options, str
 	if (b.options.max_infos > CFI_MAX_INFOS)
 		b.options.max_infos = CFI_MAX_INFOS;
 	r = build(&b, e);
+	if (b.options.ret_work_bytes)
+		*b.options.ret_work_bytes = b.work_bytes;
 	if (!r) {
 		*ret = b.out;
 		b.out = (struct cfi_tables){0};

@@ -1,7 +1,7 @@
 /* Compiler of call frame information (.eh_frame, .debug_frame) into unwind rows by file offset.
  *
- * Input may be hostile: time is linear in the sections' bytes but for one radix sort, memory is bounded by the limits
- * below, and nothing read is believed before it was checked. Parser process only; no state, any thread.
+ * Input may be hostile: time is linear in the sections' bytes (a CIE, which is short, may be gone through once for each
+ * of its functions) but for one radix sort, memory is bounded by the limits below, and nothing read is believed before it was checked. Parser process only; no state, any thread.
  *
  * The types are those that cross from the parser to the daemon and that the cache on disk keeps, so their numbers only
  * grow. They have the layout of bpf/unwind_abi.h, but an info's index means something in its own table only: the loader
@@ -77,7 +77,7 @@ _Static_assert(sizeof(struct cfi_page) == 8, "cfi_page");
 	X(OPCODE, "opcode", "functions with an instruction that is not known")                                         \
 	X(STATES, "states", "functions with unbalanced or too deep remembered states")                                 \
 	X(INFOS_FULL, "infos_full", "rows lost because there were too many different rules")                           \
-	X(SECTIONS, "sections", "sections left out: too large, compressed or outside the file")
+	X(SECTIONS, "sections", "sections left out: too large, outside the file or not what they are compressed to")
 
 enum cfi_count {
 #define X(sym, name, help) CFI_##sym,
@@ -102,6 +102,7 @@ struct cfi_options {
 	uint32_t max_infos;	    /* 16384 */
 	uint32_t gap_bytes;	    /* 16: holes between functions smaller than this are padding and get no row */
 	bool no_merge;		    /* neighbours that differ by 8 stay two rows */
+	uint64_t *ret_work_bytes;   /* not NULL: bytes of entries gone through, each time that it is done */
 };
 
 /* options may be NULL. -EOPNOTSUPP: not this architecture; -ENODATA: no usable call frame information; -EFBIG: limits.

@@ -5,6 +5,7 @@
 
 enum dwarf_cfa {
 	DW_CFA_nop = 0x00,
+	DW_CFA_set_loc = 0x01,
 	DW_CFA_advance_loc1 = 0x02,
 	DW_CFA_advance_loc2 = 0x03,
 	DW_CFA_advance_loc4 = 0x04,

@@ -69,8 +69,7 @@ int cfi_entry_read(const struct cfi_section *s, uint32_t at, struct cfi_entry *r
 	return 0;
 }
 
-/* 0 or enum cfi_count + 1. PE_INDIRECT is not followed: only what is skipped may have it. */
-static int pointer_read(const struct cfi_section *s, struct cfi_cursor *c, uint8_t encoding, uint64_t *ret)
+int cfi_pointer_read(const struct cfi_section *s, struct cfi_cursor *c, uint8_t encoding, uint64_t *ret)
 {
 	uint64_t base = 0, place = s->address + (uint64_t)(c->at - s->data), v;
 
@@ -190,7 +189,7 @@ static int cie_read(const struct cfi_section *s, struct cfi_cursor *c, struct cf
 			cursor_uint(&data, 1);
 			break;
 		case 'P':
-			r = pointer_read(s, &data, (uint8_t)cursor_uint(&data, 1), &ignored);
+			r = cfi_pointer_read(s, &data, (uint8_t)cursor_uint(&data, 1), &ignored);
 			break;
 		case 'S':
 			cie->signal = true;
@@ -206,6 +205,8 @@ static int cie_read(const struct cfi_section *s, struct cfi_cursor *c, struct cf
 	}
 	if (!cie->sized)
 		*c = data;
+	/* Compilers of C use -8 here; Go's linker writes -4 (and 8-byte addresses) on this architecture. */
+	cie->go = s->debug && !length && cie->code_align == 1 && cie->data_align == CFI_GO_DATA_ALIGN;
 	return 0;
 }
 
@@ -219,13 +220,13 @@ const struct cfi_cie *cfi_cie_get(struct cfi_build *b, const struct cfi_section 
 	if (cie->key == key)
 		return cie;
 	*cie = (struct cfi_cie){.key = key};
-	if (at >= s->bytes || cfi_entry_read(s, at, &e) || e.kind != CFI_KIND_CIE)
+	b->work_bytes += CIE_MAX_BYTES;
+	/* A CIE is read again for each of its functions in the worst case: it must be short. */
+	if (at >= s->bytes || cfi_entry_read(s, at, &e) || e.kind != CFI_KIND_CIE ||
+	    cursor_left(&e.body) > CIE_MAX_BYTES)
 		cie->error = FAIL(CFI_BROKEN);
 	else
 		cie->error = cie_read(s, &e.body, cie);
-	/* A CIE is read again for each of its functions in the worst case: its program must be short. */
-	if (!cie->error && cursor_left(&e.body) > CIE_MAX_PROGRAM_BYTES)
-		cie->error = FAIL(CFI_BROKEN);
 	if (!cie->error && cie->ra_register != CFI_REG_RA)
 		cie->error = FAIL(CFI_RETURN_RULE);
 	if (!cie->error)
@@ -244,10 +245,10 @@ int cfi_fde_head(const struct cfi_section *s, const struct cfi_cie *cie, struct 
 		return cie->error;
 	if (cie->encoding == PE_OMIT || cie->encoding & PE_INDIRECT)
 		return FAIL(CFI_ENCODING);
-	r = pointer_read(s, c, cie->encoding, &start);
+	r = cfi_pointer_read(s, c, cie->encoding, &start);
 	if (!r)
 		/* A length: the same form, but relative to nothing. */
-		r = pointer_read(s, c, cie->encoding == PE_ALIGNED ? PE_UDATA8 : cie->encoding & 0x0f, &bytes);
+		r = cfi_pointer_read(s, c, cie->encoding == PE_ALIGNED ? PE_UDATA8 : cie->encoding & 0x0f, &bytes);
 	if (r)
 		return r;
 	if (cie->sized)

@@ -1,5 +1,6 @@
-/* Between the files of the CFI compiler: cfi.c (sections, order), cfi_entry.c (CIE and FDE), cfi_rules.c (their
- * programs), cfi_rows.c (rows and infos). No state beyond struct cfi_build. */
+/* Between the files of the CFI compiler: cfi.c (functions, order), cfi_sections.c (where the sections are, compressed
+ * ones), cfi_entry.c (CIE and FDE), cfi_rules.c (their programs), cfi_go.c (what Go leaves out), cfi_rows.c (rows and
+ * infos). No state beyond struct cfi_build. */
 #ifndef BAROSCOPE_IMAGE_CFI_INTERNAL_H
 #define BAROSCOPE_IMAGE_CFI_INTERNAL_H
 
@@ -107,6 +108,7 @@ struct cfi_cie {
 	int error;    /* enum cfi_count + 1 if it cannot be used */
 	bool signal;
 	bool sized; /* augmentation z: data has a length */
+	bool go;    /* written by Go's linker */
 	uint8_t encoding, version;
 	uint8_t address_bytes, segment_bytes;
 	uint64_t code_align;
@@ -122,19 +124,49 @@ struct cfi_fde {
 };
 #define FDE_DEBUG 0x80000000u
 
+/* What is known of a function in a Go program beside its call frame information. */
+enum cfi_go {
+	CFI_GO_NOT,	     /* not written by Go's linker */
+	CFI_GO_COMPILED,     /* rbp is saved at CFA - 16 as soon as there is a frame */
+	CFI_GO_ASSEMBLY,     /* a frame may or may not save rbp */
+	CFI_GO_UNKNOWN,	     /* may be any of these: left to its frame pointer */
+	CFI_GO_STACK_SWITCH, /* sets rsp: what is said of it does not hold, but its frame pointer does */
+	CFI_GO_OUTERMOST,    /* nothing called it */
+};
+
+struct cfi_go_function {
+	uint32_t start; /* file offset */
+	uint32_t kind;	/* enum cfi_go */
+};
+
+struct cfi_function {
+	const struct cfi_section *section;
+	const struct cfi_cie *cie;
+	struct cfi_cursor program;
+	uint32_t start, stop; /* file offsets */
+	uint64_t address;     /* of start */
+	enum cfi_go go;
+};
+
 #define CIE_CACHE 256
-#define CIE_MAX_PROGRAM_BYTES 512
+#define CIE_MAX_BYTES 256 /* real ones have 20 to 40 */
+#define MAX_CODE_SEGMENTS 64 /* those that count; usual files have one */
 #define INFO_SLOTS (2 * CFI_MAX_INFOS)
 
 struct cfi_build {
 	const struct elf_file *file;
 	struct cfi_options options;
+	const struct elf_segment *code[MAX_CODE_SEGMENTS]; /* executable ones */
+	size_t code_count;
 	struct cfi_section sections[2]; /* .eh_frame, .debug_frame */
 	struct cfi_cie *cies;		/* CIE_CACHE of them */
 	struct cfi_fde *fdes;
 	size_t fde_count, fde_cap;
+	struct cfi_go_function *go; /* by start */
+	size_t go_count;
 	struct cfi_tables out;
 	size_t row_cap, page_cap, info_cap;
+	uint64_t work_bytes;
 	uint32_t *info_slots; /* index + 1 */
 	/* The row that may still be merged with the next, and what is in effect before and behind it. */
 	bool pending;
@@ -145,6 +177,19 @@ struct cfi_build {
 	struct cfi_info last_info;
 	uint32_t last_index;
 };
+
+/* cfi.c */
+/* The file's offset of a function; false if it is not all in one executable segment and below 4 GiB of the file. */
+bool cfi_place(const struct cfi_build *b, uint64_t address, uint64_t bytes, uint32_t *ret);
+
+/* cfi_sections.c */
+/* Fills b->sections as far as there are any; what cannot be used is counted. -ENOMEM, -EIO. */
+int cfi_sections_load(struct cfi_build *b);
+
+/* cfi_go.c */
+/* Fills b->go if there are entries of Go's linker and a function table that fits them; b->fdes is sorted. -ENOMEM. */
+int cfi_go_load(struct cfi_build *b);
+enum cfi_go cfi_go_find(const struct cfi_build *b, uint32_t start);
 
 /* cfi_entry.c */
 /* One entry of a section at `at`: *ret_next is the next one's offset, or the section's end. What it is: */
@@ -163,11 +208,14 @@ const struct cfi_cie *cfi_cie_get(struct cfi_build *b, const struct cfi_section 
 int cfi_fde_head(const struct cfi_section *s, const struct cfi_cie *cie, struct cfi_entry *entry, uint64_t *ret_start,
 		 uint64_t *ret_bytes);
 
+/* 0 or enum cfi_count + 1. What is indirect is not followed: only what is skipped may be. */
+int cfi_pointer_read(const struct cfi_section *s, struct cfi_cursor *c, uint8_t encoding, uint64_t *ret);
+
 /* cfi_rules.c */
 /* 0 or enum cfi_count + 1. */
 int cfi_run_initial(struct cfi_cie *cie, struct cfi_cursor program);
-/* Adds the rows of [start, end). -ENOMEM, -EFBIG. */
-int cfi_run(struct cfi_build *b, const struct cfi_cie *cie, struct cfi_cursor program, uint32_t start, uint32_t end);
+/* Adds the function's rows. -ENOMEM, -EFBIG. */
+int cfi_run(struct cfi_build *b, const struct cfi_function *f);
 
 /* cfi_rows.c */
 int cfi_rows_init(struct cfi_build *b, uint32_t row_estimate);

@@ -10,6 +10,8 @@
 
 struct run {
 	const struct cfi_cie *cie;
+	const struct cfi_section *section; /* of a function's program; NULL in a CIE's */
+	uint64_t address;
 	struct cfi_rules rules, initial;
 	struct cfi_rules states[MAX_STATES];
 	unsigned int depth;
@@ -129,7 +131,8 @@ static int step(struct run *run, struct cfi_cursor *c, uint64_t *ret_advance)
 	const struct cfi_cie *cie = run->cie;
 	uint8_t op = *c->at++;
 	struct expression e;
-	uint64_t reg;
+	uint64_t reg, to;
+	int bad;
 
 	switch (op & 0xc0) {
 	case DW_CFA_advance_loc:
@@ -146,6 +149,15 @@ static int step(struct run *run, struct cfi_cursor *c, uint64_t *ret_advance)
 	}
 	switch (op) {
 	case DW_CFA_nop:
+		break;
+	case DW_CFA_set_loc:
+		/* Only forward, as rows are; a CIE's program has no location. */
+		if (!run->section)
+			return FAIL(CFI_BROKEN);
+		bad = cfi_pointer_read(run->section, c, cie->encoding, &to);
+		if (bad || to < run->address)
+			return bad ? bad : FAIL(CFI_BROKEN);
+		*ret_advance = to - run->address;
 		break;
 	case DW_CFA_advance_loc1:
 		*ret_advance = cursor_uint(c, 1) * cie->code_align;
@@ -237,7 +249,6 @@ static int step(struct run *run, struct cfi_cursor *c, uint64_t *ret_advance)
 		cursor_uleb(c);
 		break;
 	default:
-		/* DW_CFA_set_loc is emitted by no compiler for this architecture. */
 		return FAIL(CFI_OPCODE);
 	}
 	return c->bad ? FAIL(CFI_BROKEN) : 0;
@@ -267,7 +278,7 @@ static struct cfi_info refuse(struct cfi_build *b, enum cfi_count why)
 	return (struct cfi_info){.rules = CFI_CFA_INVALID};
 }
 
-static struct cfi_info to_info(struct cfi_build *b, const struct cfi_cie *cie, const struct cfi_rules *r)
+static struct cfi_info to_info(struct cfi_build *b, const struct cfi_function *f, const struct cfi_rules *r)
 {
 	enum cfi_cfa cfa = (enum cfi_cfa)r->cfa_expression;
 	enum cfi_bp bp = CFI_BP_SAME;
@@ -275,7 +286,7 @@ static struct cfi_info to_info(struct cfi_build *b, const struct cfi_cie *cie, c
 
 	if (r->ra == WHERE_UNDEFINED)
 		return (struct cfi_info){.rules = CFI_CFA_END};
-	if (cie->signal && cfa == CFI_CFA_SP_DEREF && r->cfa_offset == CFI_SIGNAL_SP * 256 && r->ra == WHERE_AT_SP &&
+	if (f->cie->signal && cfa == CFI_CFA_SP_DEREF && r->cfa_offset == CFI_SIGNAL_SP * 256 && r->ra == WHERE_AT_SP &&
 	    r->ra_offset == CFI_SIGNAL_PC && r->bp == WHERE_AT_SP && r->bp_offset == CFI_SIGNAL_BP)
 		return (struct cfi_info){.rules = CFI_CFA_SIGNAL};
 	if (r->ra != WHERE_AT_CFA || r->ra_offset != CFI_RA_OFFSET)
@@ -291,6 +302,11 @@ static struct cfi_info to_info(struct cfi_build *b, const struct cfi_cie *cie, c
 		return refuse(b, CFI_RANGE);
 	switch ((enum cfi_where)r->bp) {
 	case WHERE_UNSET:
+		if (f->go == CFI_GO_NOT || cfa != CFI_CFA_SP || r->cfa_offset < CFI_GO_FRAME_MIN)
+			break;
+		/* Go's linker never says where rbp is. */
+		bp = f->go == CFI_GO_COMPILED ? CFI_BP_AT_CFA : CFI_BP_UNDEFINED;
+		bp_offset = f->go == CFI_GO_COMPILED ? CFI_GO_BP_OFFSET : 0;
 		break;
 	case WHERE_AT_CFA:
 		bp = CFI_BP_AT_CFA;
@@ -321,15 +337,19 @@ static struct cfi_info to_info(struct cfi_build *b, const struct cfi_cie *cie, c
 	};
 }
 
-int cfi_run(struct cfi_build *b, const struct cfi_cie *cie, struct cfi_cursor program, uint32_t start, uint32_t end)
+int cfi_run(struct cfi_build *b, const struct cfi_function *f)
 {
+	struct cfi_cursor program = f->program;
 	struct run run;
-	uint64_t at = start;
+	uint64_t at = f->start;
 	int r;
 
 	/* The saved states stay uninitialised: clearing them would cost more than a usual program. */
-	run.cie = cie;
-	run.rules = run.initial = cie->initial;
+	b->work_bytes += cursor_left(&program);
+	run.cie = f->cie;
+	run.section = f->section;
+	run.address = f->address;
+	run.rules = run.initial = f->cie->initial;
 	run.depth = 0;
 	while (program.at < program.end) {
 		uint64_t advance = 0;
@@ -342,12 +362,13 @@ int cfi_run(struct cfi_build *b, const struct cfi_cie *cie, struct cfi_cursor pr
 		}
 		if (!advance)
 			continue;
-		r = cfi_rows_add(b, (uint32_t)at, to_info(b, cie, &run.rules));
+		r = cfi_rows_add(b, (uint32_t)at, to_info(b, f, &run.rules));
 		if (r)
 			return r;
-		if (advance >= end - at)
+		if (advance >= f->stop - at)
 			return 0;
 		at += advance;
+		run.address += advance;
 	}
-	return cfi_rows_add(b, (uint32_t)at, to_info(b, cie, &run.rules));
+	return cfi_rows_add(b, (uint32_t)at, to_info(b, f, &run.rules));
 }

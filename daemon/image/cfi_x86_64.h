@@ -13,6 +13,11 @@
 /* The return address is at CFA - 8. */
 #define CFI_RA_OFFSET (-8)
 
+/* What tells a CIE of Go's linker, and where its compiler saves rbp once the CFA is this far from rsp. */
+#define CFI_GO_DATA_ALIGN (-4)
+#define CFI_GO_FRAME_MIN 16
+#define CFI_GO_BP_OFFSET (-16)
+
 /* Kernel's rt_sigframe as the return trampoline sees it: rsp points to a ucontext. */
 #define CFI_SIGNAL_BP 120
 #define CFI_SIGNAL_SP 160

@@ -1,12 +1,7 @@
-/* Images, and the naming of their frames, see image.h.
+/* Images by identity, their references and frames, see image.h. Loop thread only.
  *
- * Loop thread only. An image with pending frames is in `work`, or is `current`. One image at a time is worked on:
- *
- *   idle --(kick, answer, new parser)--> opening (the opener is asked) --> parsing (the parser has the batch) --> idle
- *
- * Opening is left out while the parser still has the image's index (`parser_epoch`). Frames of the batch stay pending
- * until the answer; they are out of the image's list meanwhile, and may be swept: an answer is taken only for a frame
- * that still is what it was. */
+ * Invariant: an entry stays while a process maps it, a frame is in it or work on it is under way; entries move within
+ * `entries` at sweeps only. */
 #include "daemon/image/image.h"
 
 #include <errno.h>
@@ -14,33 +9,19 @@
 
 #include "daemon/image/image_internal.h"
 #include "daemon/util/clock.h"
-#include "daemon/util/log.h"
 
 #define DEFAULT_MAX_IMAGES 16384
 #define DEFAULT_MAX_FRAMES 1048576
-#define DEFAULT_PARSE_TIMEOUT_NS (10 * NS_PER_S)
-#define DEFAULT_PARSER_MEMORY_BYTES (256u << 20)
-#define MAX_WAITERS 256
-/* A failed image is tried again for a new process, but not at every start of a process. */
-#define RETRY_NS (10 * NS_PER_S)
-#define MAX_PARSER_DEATHS 2
-#define KALLSYMS_MIN_NS (10 * NS_PER_S)
-#define KALLSYMS_MAX_NS (300 * NS_PER_S)
-/* Failing images are logged one by one up to this many in 10 s, then by the log's own limit. */
-#define MAX_FAILURES_LOGGED 20
+#define DEFAULT_TABLE_IDLE_NS (10 * NS_PER_S)
 
 static const char *const special_names[SPECIAL_COUNT] = {
 #define X(sym, name) [SPECIAL_##sym] = name,
 	SPECIAL_FRAMES(X)
 #undef X
+#define X(sym, name, help) [SPECIAL_INCOMPLETE + INCOMPLETE_##sym] = "[incomplete: " name "]",
+		INCOMPLETE_CAUSES(X)
+#undef X
 };
-
-static void pump(struct images *t);
-
-static struct timeval timeval_of(uint64_t ns)
-{
-	return (struct timeval){.tv_sec = (time_t)(ns / NS_PER_S), .tv_usec = (suseconds_t)(ns % NS_PER_S / 1000)};
-}
 
 /* --- the table of images --- */
 
@@ -69,7 +50,7 @@ static uint64_t file_hash_of(const void *user, uint32_t slot)
 	return hash_file(t, y->dev_major, y->dev_minor, y->inode);
 }
 
-static struct entry *find(const struct images *t, image_id id)
+struct entry *image_find(const struct images *t, image_id id)
 {
 	INDEX_EACH(&t->by_id, hash_id(t, id), i)
 	{
@@ -81,14 +62,15 @@ static struct entry *find(const struct images *t, image_id id)
 	return NULL;
 }
 
-static bool is_file(const struct entry *y)
+bool image_is_file(const struct entry *y)
 {
 	return y->image.id >= IMAGE_FIRST_FILE;
 }
 
 static bool same_file(const struct images *t, const struct entry *y, const struct image_key *key)
 {
-	if (!is_file(y) || y->dev_major != key->dev_major || y->dev_minor != key->dev_minor || y->inode != key->inode)
+	if (!image_is_file(y) || y->dev_major != key->dev_major || y->dev_minor != key->dev_minor ||
+	    y->inode != key->inode)
 		return false;
 	if (y->generation && key->inode_generation)
 		return y->generation == key->inode_generation;
@@ -114,6 +96,8 @@ static void entry_free(struct entry *y)
 {
 	for (size_t i = 0; i < PLACES; i++)
 		free(y->places[i].path);
+	free(y->table.key);
+	free(y->table.block);
 	free(y->pending);
 	free(y);
 }
@@ -165,7 +149,7 @@ static image_id free_id(struct images *t)
 	image_id id = t->next_id;
 
 	/* Ids are given out again as late as possible: a stack may still carry an old one. */
-	while (find(t, id))
+	while (image_find(t, id))
 		id = id >= IMAGE_MAX ? IMAGE_FIRST_FILE : id + 1;
 	t->next_id = id >= IMAGE_MAX ? IMAGE_FIRST_FILE : id + 1;
 	return id;
@@ -187,387 +171,11 @@ static void add_place(struct entry *y, const struct opener_file *file)
 	y->places[0] = (struct place){file->pid, file->start, file->end, path};
 }
 
-/* --- pending frames --- */
-
-static void check_idle(struct images *t)
-{
-	if (!t->frames.pending && t->waiter_count && !t->destroying)
-		event_active(t->idle, EV_TIMEOUT, 1);
-}
-
-static void set_nameless(struct images *t, frame_id id)
-{
-	struct frame *frame = frames_get(&t->frames, id);
-
-	if (frame && frame->state == FRAME_PENDING)
-		frames_set_nameless(&t->frames, frame, frame->offset);
-}
-
-static int push_pending(struct images *t, struct entry *y, frame_id id)
-{
-	if (y->pending_count == y->pending_cap) {
-		size_t cap = y->pending_cap ? y->pending_cap * 2 : 16;
-		frame_id *pending = realloc(y->pending, cap * sizeof(*pending));
-
-		if (!pending)
-			return -ENOMEM;
-		y->pending = pending;
-		y->pending_cap = cap;
-	}
-	y->pending[y->pending_count++] = id;
-	if (!y->queued && y != t->current) {
-		TAILQ_INSERT_TAIL(&t->work, y, link);
-		y->queued = true;
-	}
-	return 0;
-}
-
-/* event: what the problem means for the image. */
-static void log_problem(struct images *t, struct entry *y, const char *event, const char *problem)
-{
-	uint64_t now = clock_mono_ns();
-	static struct log_site shared;
-
-	if (now - t->failures_since_ns >= RETRY_NS) {
-		t->failures_since_ns = now;
-		t->failures_logged = 0;
-	}
-	/* Files of processes that ended before they were read are no one's fault. */
-	log_line(t->failures_logged++ < MAX_FAILURES_LOGGED ? &y->log_site : &shared,
-		 y->gone ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARN, "image", "%s path=\"%s\" cause=\"%s\"", event,
-		 intern_str(t->strings, y->image.path), problem);
-}
-
-/* The end of work on the current image; what was not answered goes back to its list. */
-static struct entry *leave_current(struct images *t, bool give_back)
-{
-	struct entry *y = TAKE_PTR(t->current);
-
-	t->state = WORK_IDLE;
-	for (uint32_t i = 0; i < t->batch_count; i++) {
-		struct frame *frame = frames_get(&t->frames, t->batch[i]);
-
-		if (!frame || frame->state != FRAME_PENDING || frame->image != y->image.id ||
-		    frame->offset != t->offsets[i])
-			continue;
-		if (!give_back || push_pending(t, y, t->batch[i]))
-			set_nameless(t, t->batch[i]);
-	}
-	t->batch_count = 0;
-	if (y->pending_count && !y->queued) {
-		TAILQ_INSERT_TAIL(&t->work, y, link);
-		y->queued = true;
-	}
-	return y;
-}
-
-static void fail_current(struct images *t, const char *problem)
-{
-	struct entry *y = leave_current(t, true);
-
-	y->image.state = IMAGE_FAILED;
-	y->failed_ns = clock_mono_ns();
-	y->deaths = 0;
-	y->next_place = 0;
-	y->open_error = 0;
-	if (intern_puts(t->strings, problem, &y->image.problem))
-		y->image.problem = INTERN_EMPTY;
-	for (size_t i = 0; i < y->pending_count; i++)
-		set_nameless(t, y->pending[i]);
-	free(TAKE_PTR(y->pending));
-	y->pending_count = y->pending_cap = 0;
-	if (y->queued)
-		TAILQ_REMOVE(&t->work, y, link);
-	y->queued = false;
-	log_problem(t, y, "cannot be read", problem);
-	check_idle(t);
-}
-
-/* --- the parser's answers --- */
-
-static void on_entry(void *user, const struct parser_entry *entry, const char *function, size_t function_len,
-		     const char *system_name, size_t system_len)
-{
-	struct images *t = user;
-	frame_id id = t->batch[entry->index];
-	struct frame *frame = frames_get(&t->frames, id);
-	intern_id names[2];
-
-	if (!t->current || !frame || frame->state != FRAME_PENDING || frame->image != t->current->image.id ||
-	    frame->offset != t->offsets[entry->index])
-		return;
-	if (function_len && !intern_put(t->strings, function, function_len, &names[0]) &&
-	    !intern_put(t->strings, system_name, system_len, &names[1]) &&
-	    !frames_set_name(&t->frames, frame, entry->address, names[0], names[1])) {
-		t->batch_named++;
-		return;
-	}
-	frames_set_nameless(&t->frames, frame, entry->address);
-	/* An address that came after the symbols were read: a module loaded since. */
-	if (t->current->image.id == IMAGE_KERNEL && !t->fresh && t->missed_count < KALLSYMS_MAX_MISSED)
-		t->missed[t->missed_count++] = id;
-}
-
-static void after_kallsyms(struct images *t)
-{
-	uint64_t due;
-	struct timeval tv;
-
-	if (t->fresh) {
-		bool first = !t->kallsyms_ns;
-
-		t->kallsyms_ns = clock_mono_ns();
-		/* Reading them costs; where that brings nothing it is done ever more rarely. */
-		if (first || t->batch_named)
-			t->kallsyms_interval_ns = KALLSYMS_MIN_NS;
-		else if (t->kallsyms_interval_ns < KALLSYMS_MAX_NS / 2)
-			t->kallsyms_interval_ns *= 2;
-		else
-			t->kallsyms_interval_ns = KALLSYMS_MAX_NS;
-	}
-	if (!t->missed_count || event_pending(t->kernel_retry, EV_TIMEOUT, NULL))
-		return;
-	due = t->kallsyms_ns + t->kallsyms_interval_ns;
-	tv = timeval_of(due > clock_mono_ns() ? due - clock_mono_ns() : 0);
-	event_add(t->kernel_retry, &tv);
-}
-
-static void on_kernel_retry(evutil_socket_t fd, short what, void *user)
-{
-	struct images *t = user;
-	struct entry *y = find(t, IMAGE_KERNEL);
-
-	(void)fd;
-	(void)what;
-	for (size_t i = 0; i < t->missed_count; i++) {
-		struct frame *frame = frames_get(&t->frames, t->missed[i]);
-
-		if (!frame || frame->image != IMAGE_KERNEL || frame->state != FRAME_NAMELESS)
-			continue;
-		frames_set_pending(&t->frames, frame);
-		if (push_pending(t, y, t->missed[i]))
-			set_nameless(t, t->missed[i]);
-	}
-	t->missed_count = 0;
-	y->parser_epoch = 0;
-	pump(t);
-}
-
-static void take_description(struct images *t, struct entry *y, const struct parser_response *response)
-{
-	/* Readable in part: what was found is used, what is wrong is told once. */
-	if (response->problem[0] && strcmp(response->problem, intern_str(t->strings, y->image.problem)) != 0)
-		log_problem(t, y, "is damaged", response->problem);
-	y->image.state = IMAGE_READY;
-	y->image.has_symbols = response->has_symbols;
-	y->image.segment =
-		(struct image_segment){response->segment_vaddr, response->segment_offset, response->segment_bytes};
-	y->deaths = 0;
-	if (intern_puts(t->strings, response->build_id, &y->image.build_id))
-		y->image.build_id = INTERN_EMPTY;
-	if (intern_puts(t->strings, response->problem, &y->image.problem))
-		y->image.problem = INTERN_EMPTY;
-	y->parser_epoch = parser_client_epoch(t->parser);
-}
-
-static void on_done(void *user, int error, const struct parser_response *response)
-{
-	struct images *t = user;
-	struct entry *y = t->current;
-
-	if (!y)
-		return;
-	if (error == -ETIMEDOUT) {
-		t->parse_timeouts++;
-		fail_current(t, "parser timed out");
-	} else if (error) {
-		if (++y->deaths >= MAX_PARSER_DEATHS)
-			fail_current(t, "the parser died over it");
-		else
-			leave_current(t, true);
-	} else if (response->result == PARSER_BAD_IMAGE) {
-		fail_current(t, response->problem);
-	} else if (response->result == PARSER_NEED_FILE) {
-		y->parser_epoch = 0;
-		if (t->fresh)
-			fail_current(t, "the descriptor was lost");
-		else
-			leave_current(t, true);
-	} else {
-		take_description(t, y, response);
-		leave_current(t, false);
-		if (y->image.id == IMAGE_KERNEL)
-			after_kallsyms(t);
-	}
-	check_idle(t);
-	pump(t);
-}
-
-static void on_parser_ready(void *user)
-{
-	pump(user);
-}
-
-static const struct parser_client_ops parser_ops = {.entry = on_entry, .done = on_done, .ready = on_parser_ready};
-
-/* --- work --- */
-
-static void take_batch(struct images *t, struct entry *y)
-{
-	t->batch_count = 0;
-	t->batch_named = 0;
-	while (y->pending_count && t->batch_count < PARSER_BATCH_MAX) {
-		frame_id id = y->pending[--y->pending_count];
-		struct frame *frame = frames_get(&t->frames, id);
-
-		if (!frame || frame->state != FRAME_PENDING || frame->image != y->image.id)
-			continue;
-		t->batch[t->batch_count] = id;
-		t->offsets[t->batch_count++] = frame->offset;
-	}
-	if (!y->pending_count) {
-		free(TAKE_PTR(y->pending));
-		y->pending_cap = 0;
-	}
-}
-
-static void parse(struct images *t, int fd)
-{
-	struct entry *y = t->current;
-	int r;
-
-	t->fresh = fd >= 0;
-	t->state = WORK_PARSING;
-	r = parser_client_send(t->parser, y->image.id == IMAGE_KERNEL ? PARSER_KALLSYMS : PARSER_ELF, y->image.id,
-			       t->offsets, t->batch_count, fd);
-	/* No parser at the moment: its successor's `ready` starts again. */
-	if (r)
-		leave_current(t, true);
-}
-
-static bool open_next(struct images *t);
-
-static void on_open(void *user, int error, int fd, const struct stat *st)
-{
-	_cleanup_close_ int owned = fd;
-	struct images *t = user;
-	struct entry *y = t->current;
-	char text[128];
-
-	(void)st;
-	if (error == -ECANCELED || t->destroying || !y)
-		return;
-	if (!error) {
-		y->next_place = 0;
-		y->open_error = 0;
-		parse(t, owned);
-		return;
-	}
-	/* The failure that says most stays; a file system that hangs hangs for every process. */
-	if (!y->open_error || y->open_error == -ENOENT || y->open_error == -ESRCH)
-		y->open_error = error;
-	if (error == -ETIMEDOUT || error == -EIO || !open_next(t)) {
-		error = y->open_error;
-		y->gone = error == -ENOENT || error == -ESRCH;
-		fail_current(t, image_explain_open(error, text, sizeof(text)));
-		pump(t);
-	}
-}
-
-/* Asks for the current image at its next place. false: there is none left. */
-static bool open_next(struct images *t)
-{
-	struct entry *y = t->current;
-
-	while (is_file(y) && y->next_place < PLACES && y->places[y->next_place].path) {
-		const struct place *p = &y->places[y->next_place++];
-		struct opener_file file = {.pid = p->pid,
-					   .start = p->start,
-					   .end = p->end,
-					   .inode = y->inode,
-					   .dev_major = y->dev_major,
-					   .dev_minor = y->dev_minor,
-					   .path = p->path};
-		int r = opener_open_file(t->opener, &file, on_open, t);
-
-		if (!r)
-			return true;
-		if (!y->open_error)
-			y->open_error = r;
-	}
-	return false;
-}
-
-static void start_current(struct images *t)
-{
-	struct entry *y = t->current;
-	_cleanup_close_ int fd = -1;
-	char text[128];
-	int r;
-
-	if (y->image.state == IMAGE_NEW)
-		y->image.state = IMAGE_LOADING;
-	if (y->parser_epoch == parser_client_epoch(t->parser)) {
-		parse(t, -1);
-		return;
-	}
-	t->state = WORK_OPENING;
-	if (y->image.id == IMAGE_KERNEL) {
-		r = opener_open_host(t->opener, "/proc/kallsyms", on_open, t);
-		if (!r)
-			return;
-	} else if (y->image.id == IMAGE_VDSO) {
-		r = image_copy_vdso(&fd);
-		if (!r) {
-			parse(t, fd);
-			return;
-		}
-	} else {
-		y->next_place = 0;
-		y->open_error = 0;
-		if (open_next(t))
-			return;
-		r = y->open_error ? y->open_error : -ENOENT;
-	}
-	if (r == -EAGAIN) {
-		/* The opener is busy: at the next kick. */
-		leave_current(t, true);
-		return;
-	}
-	y->gone = r == -ENOENT;
-	fail_current(t, image_explain_open(r, text, sizeof(text)));
-}
-
-static void pump(struct images *t)
-{
-	size_t tries = t->entry_count;
-
-	/* Bounded, since a busy opener gives images back to the list. */
-	while (!t->destroying && t->state == WORK_IDLE && parser_client_idle(t->parser) && !TAILQ_EMPTY(&t->work) &&
-	       tries-- > 0) {
-		struct entry *y = TAILQ_FIRST(&t->work);
-
-		TAILQ_REMOVE(&t->work, y, link);
-		y->queued = false;
-		take_batch(t, y);
-		t->current = y;
-		if (t->batch_count)
-			start_current(t);
-		else
-			leave_current(t, false);
-	}
-	check_idle(t);
-}
-
-void images_kick(struct images *t)
-{
-	pump(t);
-}
-
 /* --- references --- */
 
 static void retry(struct images *t, struct entry *y)
 {
+	image_table_retry(y);
 	if (y->image.state != IMAGE_FAILED || y == t->current)
 		return;
 	if (!y->gone && clock_mono_ns() - y->failed_ns < RETRY_NS)
@@ -584,9 +192,15 @@ static void retry(struct images *t, struct entry *y)
 		if (!frame || frame->image != y->image.id || frame->state != FRAME_NAMELESS)
 			continue;
 		frames_set_pending(&t->frames, frame);
-		if (push_pending(t, y, id))
-			set_nameless(t, id);
+		if (image_push_pending(t, y, id))
+			image_set_nameless(t, id);
 	}
+}
+
+static void add_ref(struct images *t, struct entry *y)
+{
+	if (!y->image.refs++)
+		image_table_ref(t, y);
 }
 
 int images_ref(struct images *t, const struct image_key *key, const struct opener_file *file, image_id *ret)
@@ -617,10 +231,11 @@ int images_ref(struct images *t, const struct image_key *key, const struct opene
 	} else if (!y->image.refs && !y->generation) {
 		/* Same name, same inode, but perhaps written anew: further frames are looked up in today's file. */
 		y->parser_epoch = 0;
+		image_table_drop(t, y);
 	}
 	if (!y->generation)
 		y->generation = key->inode_generation;
-	y->image.refs++;
+	add_ref(t, y);
 	add_place(y, file);
 	retry(t, y);
 	*ret = y->image.id;
@@ -629,25 +244,25 @@ int images_ref(struct images *t, const struct image_key *key, const struct opene
 
 void images_ref_again(struct images *t, image_id id)
 {
-	struct entry *y = find(t, id);
+	struct entry *y = image_find(t, id);
 
 	if (y)
-		y->image.refs++;
+		add_ref(t, y);
 }
 
 void images_unref(struct images *t, image_id id)
 {
-	struct entry *y = find(t, id);
+	struct entry *y = image_find(t, id);
 
-	if (y && y->image.refs)
-		y->image.refs--;
+	if (y && y->image.refs && !--y->image.refs)
+		image_table_unref(t, y);
 }
 
 /* --- frames --- */
 
 int images_frame(struct images *t, image_id image, uint64_t offset, frame_id *ret)
 {
-	struct entry *y = find(t, image);
+	struct entry *y = image_find(t, image);
 	struct frame *frame;
 	frame_id id;
 	bool is_new;
@@ -671,7 +286,7 @@ int images_frame(struct images *t, image_id image, uint64_t offset, frame_id *re
 	frame = frames_get(&t->frames, id);
 	if (y)
 		y->frame_count++;
-	if (!y || image == IMAGE_JIT || y->image.state == IMAGE_FAILED || push_pending(t, y, id))
+	if (!y || image == IMAGE_JIT || y->image.state == IMAGE_FAILED || image_push_pending(t, y, id))
 		frames_set_nameless(&t->frames, frame, offset);
 	return 0;
 }
@@ -716,14 +331,14 @@ const struct frame *images_get_frame(const struct images *t, frame_id id)
 
 const struct image *images_get(const struct images *t, image_id id)
 {
-	const struct entry *y = find(t, id);
+	const struct entry *y = image_find(t, id);
 
 	return y ? &y->image : NULL;
 }
 
 const char *images_nameless(const struct images *t, const struct frame *f, char *text, size_t size)
 {
-	const struct entry *y = find(t, f->image);
+	const struct entry *y = image_find(t, f->image);
 	const char *path = y ? intern_str(t->strings, y->image.path) : "", *base = strrchr(path, '/');
 
 	switch (f->image) {
@@ -742,83 +357,6 @@ const char *images_nameless(const struct images *t, const struct frame *f, char 
 	return text;
 }
 
-/* --- waiting --- */
-
-static void waiter_free(struct images *t, struct waiter *w)
-{
-	TAILQ_REMOVE(&t->waiters, w, link);
-	t->waiter_count--;
-	event_free(w->timeout);
-	free(w);
-}
-
-static void call_waiter(struct images *t, struct waiter *w, bool idle)
-{
-	images_idle_fn *fn = w->fn;
-	void *user = w->user;
-
-	waiter_free(t, w);
-	fn(user, idle);
-}
-
-static void on_wait_timeout(evutil_socket_t fd, short what, void *user)
-{
-	struct waiter *w = user;
-
-	(void)fd;
-	(void)what;
-	call_waiter(w->images, w, w->images->frames.pending == 0);
-}
-
-static void on_idle(evutil_socket_t fd, short what, void *user)
-{
-	struct images *t = user;
-
-	(void)fd;
-	(void)what;
-	while (!t->frames.pending && !TAILQ_EMPTY(&t->waiters))
-		call_waiter(t, TAILQ_FIRST(&t->waiters), true);
-}
-
-int images_when_idle(struct images *t, uint64_t timeout_ns, images_idle_fn *fn, void *user)
-{
-	struct timeval tv = timeval_of(timeout_ns);
-	struct waiter *w;
-
-	if (t->waiter_count >= MAX_WAITERS)
-		return -EAGAIN;
-	w = calloc(1, sizeof(*w));
-	if (!w)
-		return -ENOMEM;
-	w->images = t;
-	w->fn = fn;
-	w->user = user;
-	w->timeout = event_new(t->base, -1, 0, on_wait_timeout, w);
-	if (!w->timeout || event_add(w->timeout, &tv)) {
-		if (w->timeout)
-			event_free(w->timeout);
-		free(w);
-		return -ENOMEM;
-	}
-	TAILQ_INSERT_TAIL(&t->waiters, w, link);
-	t->waiter_count++;
-	pump(t);
-	return 0;
-}
-
-void images_cancel_idle(struct images *t, void *user)
-{
-	struct waiter *w = TAILQ_FIRST(&t->waiters);
-
-	while (w) {
-		struct waiter *next = TAILQ_NEXT(w, link);
-
-		if (w->user == user)
-			waiter_free(t, w);
-		w = next;
-	}
-}
-
 /* --- mark and sweep --- */
 
 void images_begin_mark(struct images *t)
@@ -833,7 +371,7 @@ void images_mark_frame(struct images *t, frame_id id)
 
 static void on_frame_dropped(void *user, const struct frame *frame)
 {
-	struct entry *y = find(user, frame->image);
+	struct entry *y = image_find(user, frame->image);
 
 	if (y && y->frame_count)
 		y->frame_count--;
@@ -850,6 +388,7 @@ void images_sweep(struct images *t)
 
 		/* Samples on their way may still name an image that lost its last process just now. */
 		if (unused && y->unused_before) {
+			image_table_drop(t, y);
 			if (y->queued)
 				TAILQ_REMOVE(&t->work, y, link);
 			entry_free(y);
@@ -868,7 +407,7 @@ void images_sweep(struct images *t)
 		index_insert(&t->by_id, id_hash_of(t, (uint32_t)i), (uint32_t)i);
 		index_insert(&t->by_file, file_hash_of(t, (uint32_t)i), (uint32_t)i);
 	}
-	check_idle(t);
+	image_check_idle(t);
 }
 
 void images_get_stats(const struct images *t, struct images_stats *ret)
@@ -882,6 +421,12 @@ void images_get_stats(const struct images *t, struct images_stats *ret)
 		.parse_timeouts = t->parse_timeouts,
 		.images_full = t->images_full,
 		.frames_full = t->frames_full,
+		.tables_waiting = t->tables_waiting,
+		.tables_compiled = t->tables_compiled,
+		.tables_cached = t->tables_cached,
+		.tables_none = t->tables_none,
+		.tables_failed = t->tables_failed,
+		.tables_dropped = t->tables_dropped,
 		.parser_pid = parser_client_pid(t->parser),
 	};
 	for (size_t i = 0; i < t->entry_count; i++)
@@ -911,26 +456,18 @@ int images_create(struct event_base *base, struct opener *opener, struct intern 
 	t->seed = hash_seed();
 	t->next_id = IMAGE_FIRST_FILE;
 	t->max_images = (options->max_images ? options->max_images : DEFAULT_MAX_IMAGES) + ARRAY_SIZE(pseudo);
-	t->kallsyms_interval_ns = KALLSYMS_MIN_NS;
-	TAILQ_INIT(&t->work);
-	TAILQ_INIT(&t->waiters);
+	t->table_idle_ns = options->table_idle_ns ? options->table_idle_ns : DEFAULT_TABLE_IDLE_NS;
+	TAILQ_INIT(&t->table_work);
+	TAILQ_INIT(&t->idle_tables);
 	frames_init(&t->frames, options->max_frames ? options->max_frames : DEFAULT_MAX_FRAMES);
-	t->idle = event_new(base, -1, 0, on_idle, t);
-	t->kernel_retry = event_new(base, -1, 0, on_kernel_retry, t);
-	if (!t->idle || !t->kernel_retry)
-		goto err;
 	for (size_t i = 0; i < ARRAY_SIZE(pseudo); i++) {
 		r = add_pseudo(t, pseudo[i].id, pseudo[i].name);
 		if (r)
 			goto err;
 	}
-	r = parser_client_create(
-		base, options->exe, options->parse_timeout_ns ? options->parse_timeout_ns : DEFAULT_PARSE_TIMEOUT_NS,
-		options->parser_memory_bytes ? options->parser_memory_bytes : DEFAULT_PARSER_MEMORY_BYTES, &parser_ops,
-		t, &t->parser, e);
+	r = image_work_init(t, options, e);
 	if (r)
 		goto err;
-	t->first_epoch = parser_client_epoch(t->parser);
 	*ret = t;
 	return 0;
 err:
@@ -942,21 +479,12 @@ void images_destroy(struct images *t)
 {
 	if (!t)
 		return;
-	t->destroying = true;
-	if (t->opener)
-		opener_cancel(t->opener, t);
-	parser_client_destroy(t->parser);
-	while (!TAILQ_EMPTY(&t->waiters))
-		waiter_free(t, TAILQ_FIRST(&t->waiters));
+	image_work_deinit(t);
 	for (size_t i = 0; i < t->entry_count; i++)
 		entry_free(t->entries[i]);
 	free(t->entries);
 	index_deinit(&t->by_id);
 	index_deinit(&t->by_file);
 	frames_deinit(&t->frames);
-	if (t->idle)
-		event_free(t->idle);
-	if (t->kernel_retry)
-		event_free(t->kernel_retry);
 	free(t);
 }

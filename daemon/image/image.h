@@ -37,7 +37,10 @@ enum special_frame {
 #define X(sym, name) SPECIAL_##sym,
 	SPECIAL_FRAMES(X)
 #undef X
-		SPECIAL_COUNT,
+		SPECIAL_NAMED_COUNT,
+	/* The outermost frame of a stack whose outer part is missing, by enum incomplete_cause: "[incomplete: jit]". */
+	SPECIAL_INCOMPLETE = SPECIAL_NAMED_COUNT,
+	SPECIAL_COUNT = SPECIAL_INCOMPLETE + INCOMPLETE_CAUSE_COUNT,
 };
 
 struct images_options {
@@ -46,6 +49,8 @@ struct images_options {
 	uint64_t parse_timeout_ns;    /* one request; default 10 s */
 	uint64_t parser_memory_bytes; /* RLIMIT_AS of the parser; default 256 MiB */
 	const char *exe;	      /* program started as `exe --internal-parser`; default /proc/self/exe */
+	uint64_t table_seed;	      /* of the hash in table keys, secret, the same at each start; 0: random */
+	uint64_t table_idle_ns;	      /* a table that no process needs goes after this; default 10 s */
 };
 
 /* Identity of a mapped file. inode_generation 0 = not known (the start-up scan). Two keys are the same file when dev
@@ -116,6 +121,29 @@ const struct image *images_get(const struct images *t, image_id id);
  * text. */
 const char *images_nameless(const struct images *t, const struct frame *f, char *text, size_t size);
 
+/* Unwind tables. The sink (daemon/core/table_worker.h) loads them into the kernel and keeps the cache on disk; it works
+ * on a thread of its own and answers from the loop with images_table_answer. Its functions return 0, or -errno when
+ * there will be no answer (-EAGAIN: its queue is full). */
+struct table;
+struct table_sink {
+	/* Load it from the cache if it is there. */
+	int (*find)(void *user, image_id image, const char *key);
+	/* Load this one, and put it into the cache under its key (NULL: don't). Takes over the block on success. */
+	int (*load)(void *user, image_id image, const char *key, struct table *table);
+	/* No process maps the image any more. No answer. */
+	void (*drop)(void *user, image_id image);
+	void *user;
+};
+void images_set_table_sink(struct images *t, const struct table_sink *sink);
+/* Whether any table is on its way. */
+bool images_tables_pending(const struct images *t);
+/* A stack went through this image: its table is wanted. Cheap when it is there, on its way or known not to be had. */
+void images_want_table(struct images *t, image_id id);
+/* 0: it is loaded; -ENOENT: the cache has none (after find); -ENOSPC: no room; else: it cannot be used. */
+void images_table_answer(struct images *t, image_id id, int result);
+/* It was thrown out to make room; wanted again at its next hit. */
+void images_table_evicted(struct images *t, image_id id);
+
 /* Sends what is pending to the parser now (called at each drain). */
 void images_kick(struct images *t);
 /* Calls fn from the loop as soon as nothing is pending, or after timeout_ns (idle = false). Returns -EAGAIN when too
@@ -133,6 +161,8 @@ struct images_stats {
 	uint64_t by_state[IMAGE_STATE_COUNT];
 	uint64_t frames, frames_pending, frames_nameless;
 	uint64_t parser_restarts, opener_restarts, parse_timeouts, images_full, frames_full;
+	/* Tables asked for so far, by outcome; waiting: asked for and not answered. */
+	uint64_t tables_waiting, tables_compiled, tables_cached, tables_none, tables_failed, tables_dropped;
 	int parser_pid; /* -1 while restarting */
 };
 void images_get_stats(const struct images *t, struct images_stats *ret);

@@ -1,4 +1,5 @@
-/* The tables behind image.h, shared by image.c and image_source.c. Loop thread only. */
+/* The tables behind image.h, shared by image.c (images, references, frames), image_work.c (opener and parser at work),
+ * image_table.c (unwind tables) and image_source.c. Loop thread only. */
 #ifndef BAROSCOPE_IMAGE_IMAGE_INTERNAL_H
 #define BAROSCOPE_IMAGE_IMAGE_INTERNAL_H
 
@@ -9,7 +10,11 @@
 #include "daemon/util/log.h"
 
 #define KALLSYMS_MAX_MISSED 4096
+#define KALLSYMS_MIN_NS (10 * NS_PER_S)
 #define PLACES 2
+/* A failed image is tried again for a new process, but not at every start of a process. */
+#define RETRY_NS (10 * NS_PER_S)
+#define MAX_PARSER_DEATHS 2
 
 /* Where an image can be opened. */
 struct place {
@@ -18,8 +23,37 @@ struct place {
 	char *path; /* NULL: none */
 };
 
+enum table_state {
+	TABLE_NONE,
+	TABLE_WANTED,	 /* its key is to be asked of the parser */
+	TABLE_FINDING,	 /* the sink looks for it in the cache, or is to be asked to */
+	TABLE_COMPILING, /* it is to be asked of the parser */
+	TABLE_LOADING,	 /* the sink loads it, or is to be given it */
+	TABLE_LOADED,
+	TABLE_FAILED,
+};
+
+/* An image's unwind table; image_table.c. */
+struct entry_table {
+	enum table_state state;
+	TAILQ_ENTRY(entry) link; /* in table_work */
+	bool queued;
+	TAILQ_ENTRY(entry) idle_link; /* in idle_tables: no process needs what there is of it */
+	bool idle;
+	bool gone;		/* failed because no place had the file */
+	bool sink_has;		/* the sink was asked to find or load it, and not to drop it since */
+	bool asked;		/* the sink owes an answer */
+	bool no_rows;		/* the compiled one: walked by frame pointer */
+	uint32_t stale_answers; /* it owes these as well, but from before a drop */
+	unsigned int deaths;
+	uint64_t unref_ns, failed_ns, not_before_ns;
+	char *key;	     /* from FINDING to the end of LOADING */
+	struct table *block; /* compiled and not yet given to the sink */
+};
+
 struct entry {
 	struct image image;
+	struct entry_table table;
 	TAILQ_ENTRY(entry) link;
 	bool queued;
 	bool unused_before; /* at the last sweep */
@@ -46,6 +80,7 @@ struct waiter {
 	struct event *timeout;
 };
 
+enum work_task { TASK_NAMES, TASK_TABLE_FIND, TASK_TABLE_COMPILE };
 enum work_state { WORK_IDLE, WORK_OPENING, WORK_PARSING };
 
 struct images {
@@ -59,12 +94,23 @@ struct images {
 	size_t entry_count, entry_cap;
 	struct index by_id, by_file; /* of places in entries */
 	image_id next_id;
-	TAILQ_HEAD(, entry) work;
+	TAILQ_HEAD(entry_queue, entry) work;
+	struct entry_queue table_work, idle_tables; /* the latter by time */
+	struct table_sink sink;
+	uint64_t table_idle_ns;
+	uint64_t found_ns;     /* when the sink was last asked to find */
+	size_t tables_finding; /* answers to that it owes */
+	size_t tables_waiting;
+	uint64_t tables_compiled, tables_cached, tables_none, tables_failed, tables_dropped;
 	struct parser_client *parser;
 	uint64_t first_epoch;
 	enum work_state state;
 	struct entry *current;
-	bool fresh; /* the batch went out with a descriptor */
+	enum work_task task;
+	bool task_void;	     /* nobody wants its outcome any more */
+	bool fresh;	     /* the task went out with a descriptor */
+	image_id held_image; /* the parser has its file open, if it is still this one */
+	uint64_t held_epoch;
 	frame_id batch[PARSER_BATCH_MAX];
 	uint64_t offsets[PARSER_BATCH_MAX];
 	uint32_t batch_count;
@@ -80,6 +126,42 @@ struct images {
 	unsigned int failures_logged;
 	bool destroying;
 };
+
+/* image.c */
+struct entry *image_find(const struct images *t, image_id id);
+bool image_is_file(const struct entry *y);
+
+/* image_work.c */
+int image_work_init(struct images *t, const struct images_options *options, struct err *e);
+void image_work_deinit(struct images *t);
+/* Starts what can be started. */
+void image_pump(struct images *t);
+int image_push_pending(struct images *t, struct entry *y, frame_id id);
+void image_set_nameless(struct images *t, frame_id id);
+void image_check_idle(struct images *t);
+/* event: what the problem means for the image; gone: the file's process ended before, which is no one's fault. */
+void image_log_problem(struct images *t, struct entry *y, bool gone, const char *event, const char *problem);
+
+/* image_table.c */
+/* The next task about a table; NULL: there is none, or the sink has no room for what is ready. Asks the sink on the
+ * way. */
+struct entry *image_table_next(struct images *t, enum work_task *ret);
+/* The task could not be started now. */
+void image_table_again(struct images *t, struct entry *y);
+/* The parser's answer to the task, as of parser_client_ops.done. */
+void image_table_done(struct images *t, struct entry *y, enum work_task task, int error,
+		      const struct parser_response *response);
+void image_table_fail(struct images *t, struct entry *y, bool gone, const char *problem);
+/* Names have to wait: a table is about to be found, and its compilation would wait for them. */
+bool image_table_holds_names(const struct images *t);
+/* A new process maps the image, of which another try may be due. */
+void image_table_retry(struct entry *y);
+/* The image got its first mapping, lost its last one. */
+void image_table_ref(struct images *t, struct entry *y);
+void image_table_unref(struct images *t, struct entry *y);
+/* The table is of no use any more. */
+void image_table_drop(struct images *t, struct entry *y);
+void image_table_drop_idle(struct images *t);
 
 /* image_source.c */
 /* A memory file with our own vDSO. */

@@ -5,10 +5,14 @@
 
 #include <stdint.h>
 
+#include "daemon/image/table.h"
+
 enum parser_kind {
-	PARSER_CONFIG = 1, /* first of all; its only argument is memory_bytes */
+	PARSER_CONFIG = 1, /* first of all; its arguments are memory_bytes and table_seed */
 	PARSER_ELF,
 	PARSER_KALLSYMS,
+	PARSER_TABLE_FIND,    /* answered with table_key */
+	PARSER_TABLE_COMPILE, /* answered with the table's block in parts */
 };
 
 #define PARSER_BATCH_MAX 512u
@@ -16,31 +20,37 @@ enum parser_kind {
 #define PARSER_NAME_MAX 16384u
 #define PARSER_TEXT_MAX 200u
 
-/* Followed by count offsets (u64). A descriptor that comes along replaces what is known of the image. */
+/* Followed by count offsets (u64), none where tables are asked for. A descriptor that comes along replaces what is
+ * known of the image. The file of the last table request stays open for the next request, if that is about the same
+ * image, but not for long. */
 struct parser_request {
 	uint32_t id;
 	uint32_t kind; /* enum parser_kind */
 	uint32_t image;
 	uint32_t count;
 	uint64_t memory_bytes;
+	uint64_t table_seed; /* of the hash in table keys */
 };
 
 enum parser_result {
 	PARSER_DONE,
-	PARSER_NEED_FILE, /* the index of this image is gone: the same again, with a descriptor */
+	PARSER_NEED_FILE, /* index or file of this image is gone: the same again, with a descriptor */
 	PARSER_BAD_IMAGE, /* `problem` says why */
 };
 
-/* Followed by entry_count entries. A request has one response or several: all but the last have `more`. */
+/* Followed by entry_count entries, or by a part of a table. A request has one response or several: all but the last
+ * have `more`. A table's parts come in order, without holes, and each names the same size of the whole. */
 struct parser_response {
 	uint32_t id;
 	uint32_t result; /* enum parser_result */
 	uint32_t more;
 	uint32_t entry_count;
 	uint32_t has_symbols;
+	uint32_t table_bytes, table_offset; /* of the whole block; of this part in it */
 	uint32_t pad;
 	uint64_t segment_vaddr, segment_offset, segment_bytes;
 	char build_id[72];
+	char table_key[TABLE_KEY_BYTES];
 	char problem[PARSER_TEXT_MAX];
 };
 

@@ -1,8 +1,9 @@
-/* The parser process: foreign bytes in, names out. It has no capabilities, cannot open anything, and works within
- * limits of memory; the daemon kills it when a request takes too long.
+/* The parser process: foreign bytes in, names and unwind tables out. It has no capabilities, cannot open anything, and
+ * works within limits of memory; the daemon kills it when a request takes too long.
  *
  * It keeps the symbol indexes of the images that were asked for last, within CACHE_MAX_BYTES, and closes a file as soon
- * as its index is built: an open descriptor would pin the file system of a container that ends. Once a host's hot
+ * as its index is built: an open descriptor would pin the file system of a container that ends. Only the file whose
+ * table was asked for last stays open for HELD_NS, since its compilation or its names may be next. Once a host's hot
  * addresses have their names, hardly anything is asked any more: then all but CACHE_QUIET_BYTES is given back. */
 #include <elf.h>
 #include <errno.h>
@@ -19,6 +20,7 @@
 #include "daemon/image/elf.h"
 #include "daemon/image/image.h"
 #include "daemon/image/image_wire.h"
+#include "daemon/image/parser_table.h"
 #include "daemon/image/symbols.h"
 #include "daemon/util/child.h"
 #include "daemon/util/clock.h"
@@ -27,6 +29,7 @@
 #define CACHE_QUIET_BYTES (2u << 20)
 #define CACHE_QUIET_NS (30 * NS_PER_S)
 #define CACHE_MAX_IMAGES 256
+#define HELD_NS NS_PER_S
 /* How far a symbol without size reaches when nothing follows: user space, and the kernel between text and modules. */
 #define ELF_GAP_BYTES (64u << 10)
 #define KERNEL_GAP_BYTES (1u << 20)
@@ -44,6 +47,19 @@ struct cached {
 };
 
 static struct cached cache[CACHE_MAX_IMAGES];
+static uint64_t table_seed;
+/* The file of the last table request. */
+static struct {
+	uint32_t image;
+	int fd;
+} held = {.fd = -1};
+
+static void release_held(void)
+{
+	if (held.fd >= 0)
+		close(held.fd);
+	held.fd = -1;
+}
 
 static void forget(struct cached *c)
 {
@@ -113,12 +129,15 @@ static void drop_unused(void)
 
 static void wait_for_request(void)
 {
+	const struct timespec while_held = {.tv_sec = HELD_NS / NS_PER_S};
 	const struct timespec interval = {.tv_sec = CACHE_QUIET_NS / NS_PER_S / 4};
 	struct pollfd p = {.fd = CHILD_SOCKET_FD, .events = POLLIN};
 
 	/* An error shows at the read that follows. */
-	while (ppoll(&p, 1, &interval, NULL) == 0)
+	while (ppoll(&p, 1, held.fd >= 0 ? &while_held : &interval, NULL) == 0) {
+		release_held();
 		drop_unused();
+	}
 }
 
 static int load_elf(struct cached *c, int fd, struct err *e)
@@ -160,13 +179,17 @@ static int load_kallsyms(struct cached *c, int fd, struct err *e)
 	return c->symbols.count ? 0 : err_set(e, -ENODATA, "the kernel shows no symbols");
 }
 
-static void stall_at_fault(int fd)
+/* The argument of both is a file's size. */
+static bool fault_for(const char *point, int fd)
 {
 	char arg[32];
 
-	if (!child_fault("parser.stall", arg, sizeof(arg)) || lseek(fd, 0, SEEK_END) != atoll(arg))
-		return;
-	for (;;)
+	return child_fault(point, arg, sizeof(arg)) && lseek(fd, 0, SEEK_END) == atoll(arg);
+}
+
+static void stall_at_fault(int fd)
+{
+	while (fault_for("parser.stall", fd))
 		pause();
 }
 
@@ -275,45 +298,111 @@ static void describe(struct parser_response *s, const struct cached *c)
 	s->segment_bytes = c->segments[best].memory_bytes;
 }
 
-static int serve(const struct parser_request *q, const uint64_t *offsets, int fd)
+static int answer_need_file(struct answer *a)
 {
-	static struct answer a;
-	struct cached *c;
+	a->message.head.result = PARSER_NEED_FILE;
+	return flush(a, false);
+}
+
+static int answer_bad_image(struct answer *a, int error, struct err *e)
+{
+	a->message.head.result = PARSER_BAD_IMAGE;
+	if (!e->text[0])
+		err_errno(e, error, "cannot read the image");
+	snprintf(a->message.head.problem, sizeof(a->message.head.problem), "%.*s", PARSER_TEXT_MAX - 1, e->text);
+	return flush(a, false);
+}
+
+static int serve_names(struct answer *a, const struct parser_request *q, const uint64_t *offsets, bool fresh)
+{
+	struct cached *c = fresh ? NULL : find_cached(q->image);
 	struct err e = {0};
 	int r = 0;
 
-	a.len = sizeof(a.message.head);
-	a.message.head = (struct parser_response){.id = q->id};
-	if (fd >= 0) {
-		r = load(q, fd, &c, &e);
-		close(fd);
-	} else {
-		c = find_cached(q->image);
-		if (!c) {
-			a.message.head.result = PARSER_NEED_FILE;
-			return flush(&a, false);
-		}
-	}
-	if (r) {
-		a.message.head.result = PARSER_BAD_IMAGE;
-		if (!e.text[0])
-			err_errno(&e, r, "cannot read the image");
-		snprintf(a.message.head.problem, sizeof(a.message.head.problem), "%.*s", PARSER_TEXT_MAX - 1, e.text);
-		return flush(&a, false);
-	}
+	if (!c && held.fd < 0)
+		return answer_need_file(a);
+	if (!c)
+		r = load(q, held.fd, &c, &e);
+	release_held();
+	if (r)
+		return answer_bad_image(a, r, &e);
 	c->used_ns = clock_mono_ns();
 	/* The description is in every part, the one in the last counts. */
-	describe(&a.message.head, c);
+	describe(&a->message.head, c);
 	for (uint32_t i = 0; i < q->count; i++) {
-		r = name_offset(&a, c, q->kind, i, offsets[i]);
+		r = name_offset(a, c, q->kind, i, offsets[i]);
 		if (r)
 			return r;
 	}
-	describe(&a.message.head, c);
-	r = flush(&a, false);
+	describe(&a->message.head, c);
+	r = flush(a, false);
 	make_room(c);
 	drop_unused();
 	return r;
+}
+
+struct table_answer {
+	struct parser_response head;
+	bool sent; /* a part of it: there is no way back */
+};
+
+static int send_part(void *user, uint32_t total_bytes, uint32_t offset, const struct iovec *pieces, size_t piece_count)
+{
+	struct table_answer *a = user;
+	struct iovec iov[1 + PARSER_TABLE_PIECES] = {{.iov_base = &a->head, .iov_len = sizeof(a->head)}};
+	uint32_t bytes = 0;
+
+	for (size_t i = 0; i < piece_count; i++) {
+		iov[1 + i] = pieces[i];
+		bytes += (uint32_t)pieces[i].iov_len;
+	}
+	a->head.table_bytes = total_bytes;
+	a->head.table_offset = offset;
+	a->head.more = offset + bytes < total_bytes;
+	a->sent = true;
+	return child_send(CHILD_SOCKET_FD, iov, 1 + piece_count, -1);
+}
+
+static int serve_table(struct answer *a, const struct parser_request *q)
+{
+	_cleanup_(elf_close) struct elf_file f = {.fd = -1};
+	struct table_answer t = {.head = {.id = q->id}};
+	struct err e = {0};
+	int r;
+
+	if (held.fd < 0)
+		return answer_need_file(a);
+	stall_at_fault(held.fd);
+	r = elf_open(held.fd, &f, &e);
+	if (!r && q->kind == PARSER_TABLE_FIND) {
+		r = parser_table_key(&f, table_seed, a->message.head.table_key);
+		if (!r)
+			return flush(a, false);
+	} else if (!r) {
+		if (fault_for("parser.die_in_compile", held.fd))
+			_exit(1);
+		r = parser_table_compile(&f, PARSER_MESSAGE_MAX - sizeof(t.head), send_part, &t, &e);
+		if (!r || t.sent)
+			return r;
+	}
+	return answer_bad_image(a, r, &e);
+}
+
+static int serve(const struct parser_request *q, const uint64_t *offsets, int fd)
+{
+	static struct answer a;
+
+	a.len = sizeof(a.message.head);
+	a.message.head = (struct parser_response){.id = q->id};
+	if (fd >= 0 || held.image != q->image)
+		release_held();
+	if (fd >= 0) {
+		held.image = q->image;
+		held.fd = fd;
+	}
+	if (q->kind == PARSER_TABLE_FIND || q->kind == PARSER_TABLE_COMPILE)
+		return serve_table(&a, q);
+	return serve_names(&a, q, offsets, fd >= 0);
 }
 
 static void limit(int resource, uint64_t value)
@@ -401,6 +490,7 @@ int parser_child_main(void)
 			/* Before the first foreign byte. */
 			if (q.head.kind != PARSER_CONFIG || enter_sandbox(q.head.memory_bytes))
 				return 1;
+			table_seed = q.head.table_seed;
 			ready = true;
 			continue;
 		}

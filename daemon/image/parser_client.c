@@ -14,17 +14,22 @@
 #define RESTART_MIN_NS (10 * NS_PER_MS)
 #define RESTART_MAX_NS (5 * NS_PER_S)
 #define STOP_TIMEOUT_NS NS_PER_S
+/* A table comes in many messages: as many at a time, then the loop has its turn. */
+#define MAX_MESSAGES 16
 
 struct parser_client {
 	struct event_base *base;
 	char *exe;
-	uint64_t timeout_ns, memory_bytes;
+	uint64_t timeout_ns, memory_bytes, table_seed;
 	const struct parser_client_ops *ops;
 	void *user;
 	struct child child;
 	struct event *readable, *timeout, *restart;
 	bool in_flight;
 	uint32_t id, count;
+	enum parser_kind kind;
+	struct table *table; /* in the making; NULL before its first part, and when there was no memory */
+	uint32_t table_bytes, table_got;
 	uint64_t epoch;
 	uint64_t restart_ns;
 	struct buf clean[2];
@@ -43,7 +48,8 @@ static void on_readable(evutil_socket_t fd, short what, void *user);
 
 static int start_child(struct parser_client *p, struct err *e)
 {
-	struct parser_request config = {.kind = PARSER_CONFIG, .memory_bytes = p->memory_bytes};
+	struct parser_request config = {
+		.kind = PARSER_CONFIG, .memory_bytes = p->memory_bytes, .table_seed = p->table_seed};
 	struct iovec iov = {.iov_base = &config, .iov_len = sizeof(config)};
 	int r = child_spawn(p->exe, "--internal-parser", &p->child, e);
 
@@ -98,6 +104,7 @@ static void fail(struct parser_client *p, int error)
 
 	drop_child(p);
 	p->in_flight = false;
+	free(TAKE_PTR(p->table));
 	log_warn("parser", "%s restart_in_ms=%llu", error == -ETIMEDOUT ? "timed out" : "died",
 		 (unsigned long long)(p->restart_ns / NS_PER_MS));
 	schedule_restart(p);
@@ -160,6 +167,57 @@ static int take_entries(struct parser_client *p, size_t len)
 	return 0;
 }
 
+/* Each part goes on where the one before ended, within the size that the first one named, and the last one fills it. */
+static int take_table_part(struct parser_client *p, size_t len)
+{
+	const struct parser_response *s = &p->message.head;
+	size_t bytes = len - sizeof(*s);
+
+	if (s->result != PARSER_DONE)
+		return p->table_got || bytes || s->more ? -EBADMSG : 0;
+	if (!p->table_got) {
+		if (s->table_bytes < sizeof(struct table) || s->table_bytes > TABLE_MAX_BYTES)
+			return -EBADMSG;
+		p->table_bytes = s->table_bytes;
+		p->table = malloc(p->table_bytes);
+	}
+	if (!bytes || s->entry_count || s->table_bytes != p->table_bytes || s->table_offset != p->table_got ||
+	    bytes > p->table_bytes - p->table_got)
+		return -EBADMSG;
+	if (p->table)
+		memcpy((char *)p->table + p->table_got, s + 1, bytes);
+	p->table_got += (uint32_t)bytes;
+	if (s->more ? p->table_got == p->table_bytes : p->table_got != p->table_bytes)
+		return -EBADMSG;
+	/* Who takes the block over knows its size from its head. */
+	return !s->more && p->table && p->table->bytes != p->table_bytes ? -EBADMSG : 0;
+}
+
+/* The key becomes the name of a file. */
+static bool key_is_sound(char *key)
+{
+	size_t n;
+
+	key[TABLE_KEY_BYTES - 1] = '\0';
+	n = strspn(key, "abcdefghijklmnopqrstuvwxyz0123456789-");
+	return n && !key[n];
+}
+
+static int take_content(struct parser_client *p, size_t len)
+{
+	struct parser_response *s = &p->message.head;
+
+	switch (p->kind) {
+	case PARSER_TABLE_FIND:
+		return s->more || s->entry_count || (s->result == PARSER_DONE && !key_is_sound(s->table_key)) ? -EBADMSG
+													      : 0;
+	case PARSER_TABLE_COMPILE:
+		return take_table_part(p, len);
+	default:
+		return take_entries(p, len);
+	}
+}
+
 /* One message. -EAGAIN: none there; -EPIPE. */
 static int receive(struct parser_client *p)
 {
@@ -172,7 +230,7 @@ static int receive(struct parser_client *p)
 		return r == -EAGAIN ? -EAGAIN : -EPIPE;
 	if (fd >= 0)
 		close(fd); /* it has none to give */
-	if (len < sizeof(*s) || !p->in_flight || s->id != p->id || take_entries(p, len))
+	if (len < sizeof(*s) || !p->in_flight || s->id != p->id || take_content(p, len))
 		return -EPIPE;
 	if (s->more)
 		return 0;
@@ -182,16 +240,26 @@ static int receive(struct parser_client *p)
 	p->restart_ns = RESTART_MIN_NS;
 	event_del(p->timeout);
 	p->ops->done(p->user, 0, s);
+	free(TAKE_PTR(p->table)); /* a `done` that sends again comes before its answer */
 	return 0;
+}
+
+struct table *parser_client_take_table(struct parser_client *p)
+{
+	return TAKE_PTR(p->table);
 }
 
 static void on_readable(evutil_socket_t fd, short what, void *user)
 {
 	struct parser_client *p = user;
+	int r, n = 0;
 
 	(void)fd;
 	(void)what;
-	if (receive(p) == -EPIPE)
+	do
+		r = receive(p);
+	while (r == 0 && p->in_flight && ++n < MAX_MESSAGES);
+	if (r == -EPIPE)
 		fail(p, -EPIPE);
 }
 
@@ -235,6 +303,8 @@ int parser_client_send(struct parser_client *p, enum parser_kind kind, uint32_t 
 		return r;
 	p->id++;
 	p->count = count;
+	p->kind = kind;
+	p->table_got = p->table_bytes = 0;
 	p->in_flight = true;
 	event_add(p->timeout, &tv);
 	return 0;
@@ -250,7 +320,7 @@ int parser_client_pid(const struct parser_client *p)
 	return p->child.pid;
 }
 
-int parser_client_create(struct event_base *base, const char *exe, uint64_t timeout_ns, uint64_t memory_bytes,
+int parser_client_create(struct event_base *base, const struct parser_client_options *options,
 			 const struct parser_client_ops *ops, void *user, struct parser_client **ret, struct err *e)
 {
 	struct parser_client *p = calloc(1, sizeof(*p));
@@ -259,16 +329,17 @@ int parser_client_create(struct event_base *base, const char *exe, uint64_t time
 	if (!p)
 		return -ENOMEM;
 	p->base = base;
-	p->timeout_ns = timeout_ns;
-	p->memory_bytes = memory_bytes;
+	p->timeout_ns = options->timeout_ns;
+	p->memory_bytes = options->memory_bytes;
+	p->table_seed = options->table_seed;
 	p->ops = ops;
 	p->user = user;
 	p->child = (struct child){.pid = -1, .fd = -1};
 	p->restart_ns = RESTART_MIN_NS;
 	p->timeout = event_new(base, -1, 0, on_timeout, p);
 	p->restart = event_new(base, -1, 0, on_restart, p);
-	p->exe = exe ? strdup(exe) : NULL;
-	if (p->timeout && p->restart && (!exe || p->exe))
+	p->exe = options->exe ? strdup(options->exe) : NULL;
+	if (p->timeout && p->restart && (!options->exe || p->exe))
 		r = start_child(p, e);
 	if (r) {
 		parser_client_destroy(p);
@@ -291,6 +362,7 @@ void parser_client_destroy(struct parser_client *p)
 		event_free(p->restart);
 	buf_deinit(&p->clean[0]);
 	buf_deinit(&p->clean[1]);
+	free(p->table);
 	free(p->exe);
 	free(p);
 }
