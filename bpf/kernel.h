@@ -70,6 +70,8 @@ struct task_struct {
 	struct task_struct *group_leader;
 	struct signal_struct *signal;
 	struct css_set *cgroups;
+	unsigned int flags;
+	void *stack;
 } __core;
 
 #endif

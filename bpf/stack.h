@@ -1,7 +1,8 @@
 /* From a task's instruction pointers to a record: normalised frames, a hash as id, sent once.
  *
- * Kernel and user stacks are taken by the kernel's helper (the user stack by frame pointer). Works on one scratch set;
- * the functions are global (__noinline, scalars only) so that the verifier checks each once and on its own. */
+ * The kernel stack is taken by the kernel's helper; the user stack by the walker of unwind.h, or by the helper (by
+ * frame pointer) where the process's mappings are not known. Works on one scratch set; the functions are global
+ * (__noinline, scalars only) so that the verifier checks each once and on its own. */
 #ifndef BAROSCOPE_STACK_H
 #define BAROSCOPE_STACK_H
 
@@ -83,6 +84,8 @@ __noinline abi_u64 normalise_address(abi_u32 set, abi_u32 start, abi_u32 count, 
 	m = bpf_map_lookup_elem(&mappings, &key);
 	if (!m || address - m->start >= (abi_u64)m->pages << 12)
 		return ABI_FRAME_RAW | address;
+	if (m->image == IMAGE_JIT)
+		return ABI_FRAME_RAW | address;
 	s->last = *m;
 	return ABI_FRAME(m->image, address - m->start + m->offset);
 }
@@ -98,7 +101,7 @@ __noinline int normalise_user(abi_u32 set, abi_u32 at, abi_u32 frames, abi_u32 s
 		return 0;
 	s->last.pages = 0;
 	h = s->stack.stack_id;
-	for (abi_u32 i = 0; i < STACK_MAX_USER_FRAMES; i++) {
+	for (abi_u32 i = 0; i < STACK_MAX_HELPER_FRAMES; i++) {
 		abi_frame frame;
 
 		if (i >= frames)
@@ -112,61 +115,79 @@ __noinline int normalise_user(abi_u32 set, abi_u32 at, abi_u32 frames, abi_u32 s
 	return (any & ABI_FRAME_RAW) != 0;
 }
 
-/* Takes the stacks of the current task into scratch set `set` and makes s->stack and s->frames whole, s->stack.stack_id
- * included. proc may be NULL. Returns the number of frames. */
-static __always_inline abi_u32 stack_take(void *ctx, abi_u32 set, struct scratch *s, const struct proc_value *proc,
-					  abi_u32 pid, abi_u64 time_ns, int has_user)
+/* The kernel stack of the current task; begins s->stack. */
+static __always_inline void stack_kernel(void *ctx, abi_u32 set, struct scratch *s, const struct proc_value *proc,
+					 abi_u32 pid, abi_u64 time_ns)
 {
-	abi_u32 kernel_frames = 0, user_frames = 0, incomplete = 0;
-	long bytes;
+	abi_u32 frames = 0, incomplete = 0;
+	long bytes = bpf_get_stack(ctx, s->kernel_ips, STACK_MAX_KERNEL_FRAMES * sizeof(abi_u64), 0);
 
-	bytes = bpf_get_stack(ctx, s->kernel_ips, STACK_MAX_KERNEL_FRAMES * sizeof(abi_u64), 0);
 	if (bytes > 0)
-		kernel_frames = (abi_u32)bytes / sizeof(abi_u64);
+		frames = (abi_u32)bytes / sizeof(abi_u64);
 	/* -EFAULT: the event hit user mode and there is no kernel stack. */
 	else if (bytes < 0 && bytes != -14)
 		incomplete |= 1u << INCOMPLETE_KERNEL_STACK;
-	if (kernel_frames > STACK_MAX_KERNEL_FRAMES)
-		kernel_frames = STACK_MAX_KERNEL_FRAMES;
-	if (has_user) {
-		bytes = bpf_get_stack(ctx, s->user_ips, STACK_MAX_USER_FRAMES * sizeof(abi_u64), BPF_F_USER_STACK);
-		if (bytes > 0)
-			user_frames = (abi_u32)bytes / sizeof(abi_u64);
-		else
-			incomplete |= 1u << INCOMPLETE_USER_STACK;
-	}
-	if (user_frames > STACK_MAX_USER_FRAMES)
-		user_frames = STACK_MAX_USER_FRAMES;
-	if (kernel_frames == STACK_MAX_KERNEL_FRAMES || user_frames == STACK_MAX_USER_FRAMES)
+	if (frames >= STACK_MAX_KERNEL_FRAMES) {
+		frames = STACK_MAX_KERNEL_FRAMES;
 		incomplete |= 1u << INCOMPLETE_DEPTH;
-
+	}
 	s->stack.head.pid = pid;
 	s->stack.time_ns = time_ns;
 	s->stack.generation = proc ? proc->generation : 0;
-	s->stack.kernel_frames = (abi_u16)kernel_frames;
-	s->stack.user_frames = (abi_u16)user_frames;
+	s->stack.kernel_frames = (abi_u16)frames;
+	s->stack.user_frames = 0;
 	s->stack.incomplete = incomplete;
-	normalise_kernel(set, kernel_frames);
-	if (user_frames) {
-		struct range_value *range = bpf_map_lookup_elem(&proc_ranges, &pid);
-		abi_u32 start = 0, count = 0;
+	normalise_kernel(set, frames);
+}
 
-		if (range && proc && range->generation == proc->generation) {
-			start = range->start;
-			count = range->count;
-		}
-		if (normalise_user(set, kernel_frames, user_frames, start, count))
-			/* Raw addresses mean something in their process only. */
-			s->stack.stack_id = hash_step(s->stack.stack_id, ((abi_u64)s->stack.generation << 32) | pid);
+/* The range of the process's mappings, NULL if they are not known, or only those of another generation. */
+static __always_inline struct range_value *stack_range(const struct proc_value *proc, abi_u32 pid)
+{
+	struct range_value *range = bpf_map_lookup_elem(&proc_ranges, &pid);
+
+	return range && proc && range->generation == proc->generation ? range : NULL;
+}
+
+/* What is not in the frames but tells two stacks apart. Last of all. */
+static __always_inline void stack_seal(struct scratch *s, int raw)
+{
+	/* Raw addresses mean something in their process only. */
+	if (raw)
+		s->stack.stack_id =
+			hash_step(s->stack.stack_id, ((abi_u64)s->stack.generation << 32) | s->stack.head.pid);
+	if (s->stack.incomplete)
+		s->stack.stack_id = hash_step(s->stack.stack_id, s->stack.incomplete);
+}
+
+/* The user stack by frame pointer, unseen by whom it was built: a guess, unless all code keeps it. range may be NULL.
+ */
+static __always_inline void stack_user_helper(void *ctx, abi_u32 set, struct scratch *s,
+					      const struct range_value *range)
+{
+	abi_u32 frames = 0;
+	long bytes = bpf_get_stack(ctx, s->user_ips, STACK_MAX_HELPER_FRAMES * sizeof(abi_u64), BPF_F_USER_STACK);
+	int raw = 0;
+
+	s->stack.incomplete |= 1u << INCOMPLETE_NO_MAPPINGS;
+	if (bytes > 0)
+		frames = (abi_u32)bytes / sizeof(abi_u64);
+	else
+		s->stack.incomplete |= 1u << INCOMPLETE_USER_STACK;
+	if (frames >= STACK_MAX_HELPER_FRAMES) {
+		frames = STACK_MAX_HELPER_FRAMES;
+		s->stack.incomplete |= 1u << INCOMPLETE_DEPTH;
 	}
-	if (incomplete)
-		s->stack.stack_id = hash_step(s->stack.stack_id, incomplete);
-	return kernel_frames + user_frames;
+	s->stack.user_frames = (abi_u16)frames;
+	if (frames)
+		raw = normalise_user(set, s->stack.kernel_frames, frames, range ? range->start : 0,
+				     range ? range->count : 0);
+	stack_seal(s, raw);
 }
 
 /* Sends the stack of the scratch set unless user space has it. 0, or the drop cause + 1. */
-static __always_inline int stack_send(struct scratch *s, abi_u32 frames, abi_u64 *seen_full)
+static __always_inline int stack_send(struct scratch *s, abi_u64 *seen_full)
 {
+	abi_u32 frames = (abi_u32)s->stack.kernel_frames + s->stack.user_frames;
 	abi_u64 id = s->stack.stack_id;
 	abi_u32 one = 1;
 

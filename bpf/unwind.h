@@ -4,76 +4,17 @@
  * function with scalars only, so that the verifier checks it once and not at every turn of a loop. A program walks
  * UNWIND_FRAMES_A_PROGRAM frames and calls itself as a tail call, at most UNWIND_PROGRAMS times:
  *
- *	begin:     unwind_begin(set, regs..., range, UNWIND_MAX_FRAMES); unwind_next(ctx, set, slot);
- *	program:   if (!unwind_run(set)) unwind_next(ctx, set, slot); finish with unwind_state_get(set)
+ *	begin:     unwind_begin(set, regs..., range, UNWIND_MAX_FRAMES); unwind_next(ctx, set, programs);
+ *	program:   if (!unwind_run(set)) unwind_next(ctx, set, programs); finish with scratch_get(set)->walk
  *
- * unwind_next comes back only if the walk is over. The state of a walk is its scratch set's: sets are never shared by
- *two contexts, see scratch.h. User memory is read with a helper that does not fault pages in. */
+ * unwind_next comes back only if the walk is over. Frames are written behind the kernel's in scratch.frames and hashed
+ *on the way. The state of a walk is its scratch set's: sets are never shared by two contexts, see scratch.h. User
+ *memory is read with a helper that does not fault pages in. */
 #ifndef BAROSCOPE_UNWIND_H
 #define BAROSCOPE_UNWIND_H
 
 #include "bpf/stack.h"
-#include "bpf/unwind_abi.h"
-
-struct unwind_state {
-	abi_u64 pc, sp, bp;
-	abi_u32 mappings_start, mappings_count; /* the process's range of map `mappings` */
-	abi_u32 frame_count, max_frames;
-	abi_u32 programs;
-	abi_u8 exact;		   /* pc is where the task was interrupted, not a return address */
-	abi_u8 bp_lost;		   /* bp is not that of this frame */
-	abi_u8 end;		   /* enum unwind_end */
-	abi_u8 by_frame_pointer;   /* some frame was walked without a table */
-	struct mapping_value last; /* that the frame before was found in */
-	abi_frame frames[UNWIND_MAX_FRAMES];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, SCRATCH_SETS);
-	__type(key, abi_u32);
-	__type(value, struct unwind_state);
-} unwind_states SEC(".maps");
-
-/* Images whose table is loaded. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
-	__type(key, abi_u32);
-	__type(value, struct unwind_image);
-} unwind_images SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, UNWIND_MAX_INFOS);
-	__type(key, abi_u32);
-	__type(value, struct unwind_info);
-} unwind_infos SEC(".maps");
-
-struct unwind_segment_map {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__uint(key_size, sizeof(abi_u32)); /* clang forgets what a type behind two pointers is */
-	__uint(value_size, sizeof(struct unwind_segment));
-};
-
-/* One slow insert a MiB; what is in a segment changes through its mapping. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, UNWIND_MAX_SEGMENTS);
-	__type(key, abi_u32);
-	__array(values, struct unwind_segment_map);
-} unwind_segments SEC(".maps");
-
-/* The walking program of each profiler: it calls itself. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, 4);
-	__type(key, abi_u32);
-	__type(value, abi_u32);
-} unwind_programs SEC(".maps");
+#include "bpf/unwind_maps.h"
 
 #define UNWIND_CONTINUE (-1)
 #define UNWIND_FRAME_POINTER_MAX (16u << 20) /* a larger frame is not believed without a table */
@@ -87,7 +28,16 @@ struct {
 
 static __always_inline struct unwind_state *unwind_state_get(abi_u32 set)
 {
-	return bpf_map_lookup_elem(&unwind_states, &set);
+	struct scratch *s = scratch_get(set);
+
+	return s ? &s->walk : NULL;
+}
+
+static __always_inline void unwind_put(struct scratch *s, abi_u32 at, abi_frame frame)
+{
+	s->frames[(s->walk.base + at) & (SCRATCH_FRAMES - 1)] = frame;
+	s->walk.hash = hash_step(s->walk.hash, frame);
+	s->walk.raw |= frame >> 63;
 }
 
 static __always_inline struct unwind_segment *unwind_segment_get(abi_u32 segment)
@@ -170,16 +120,18 @@ static __always_inline int unwind_mapped(const struct unwind_state *st, abi_u64 
 /* Below a signal handler: all registers are those of the interrupted code. */
 __noinline int unwind_signal(abi_u32 set)
 {
-	struct unwind_state *st = unwind_state_get(set);
+	struct scratch *s = scratch_get(set);
+	struct unwind_state *st;
 	abi_u64 regs[(UNWIND_SIGNAL_PC - UNWIND_SIGNAL_BP) / 8 + 1] = {};
-	abi_u32 at;
 
-	if (!st)
+	if (!s)
 		return UNWIND_END_BROKEN_TABLE;
+	st = &s->walk;
 	/* The trampoline was not called: its address is its first instruction, and one less is another function. */
-	at = st->frame_count - 1;
-	if (!st->exact && at < UNWIND_MAX_FRAMES)
-		st->frames[at]++;
+	if (!st->exact) {
+		s->frames[(st->base + st->frame_count - 1) & (SCRATCH_FRAMES - 1)]++;
+		st->hash = hash_step(st->hash, 1);
+	}
 	if (unwind_read(regs, sizeof(regs), st->sp + UNWIND_SIGNAL_BP))
 		return UNWIND_END_STACK_READ;
 	st->bp = regs[0];
@@ -321,11 +273,19 @@ __noinline int unwind_apply(abi_u32 set, abi_u32 index, abi_u32 distance)
 __noinline int unwind_by_table(abi_u32 set, abi_u32 image, abi_u64 offset)
 {
 	struct unwind_image *img = bpf_map_lookup_elem(&unwind_images, &image);
+	struct unwind_state *st = unwind_state_get(set);
 	abi_u64 page, row;
 	abi_u32 index;
 
-	if (!img)
+	if (!st)
+		return UNWIND_END_BROKEN_TABLE;
+	if (!img) {
+		/* Without its table nobody knows whether it keeps a frame pointer: what comes is a guess. */
+		st->no_table = 1;
 		return unwind_by_frame_pointer(set, UNWIND_END_NO_TABLE);
+	}
+	if (img->used != st->now)
+		img->used = st->now;
 	if (img->flags & UNWIND_IMAGE_FRAME_POINTER)
 		return unwind_by_frame_pointer(set, UNWIND_END_FRAME_POINTER);
 	index = (abi_u32)(offset >> UNWIND_PAGE_BITS) - img->first_page;
@@ -344,12 +304,14 @@ __noinline int unwind_by_table(abi_u32 set, abi_u32 image, abi_u64 offset)
 /* Writes the frame of the state's pc and goes to its caller. UNWIND_CONTINUE, or enum unwind_end. */
 __noinline int unwind_step(abi_u32 set)
 {
-	struct unwind_state *st = unwind_state_get(set);
+	struct scratch *s = scratch_get(set);
+	struct unwind_state *st;
 	abi_u64 pc, in;
 	abi_u32 at;
 
-	if (!st)
+	if (!s)
 		return UNWIND_END_BROKEN_TABLE;
+	st = &s->walk;
 	at = st->frame_count;
 	if (at >= UNWIND_MAX_FRAMES || at >= st->max_frames)
 		return UNWIND_END_DEPTH;
@@ -361,7 +323,7 @@ __noinline int unwind_step(abi_u32 set)
 		struct mapping_value *m = index < 0 ? NULL : bpf_map_lookup_elem(&mappings, &key);
 
 		if (!m || pc - m->start >= (abi_u64)m->pages << 12) {
-			st->frames[at] = ABI_FRAME_RAW | pc;
+			unwind_put(s, at, ABI_FRAME_RAW | pc);
 			st->frame_count = at + 1;
 			return UNWIND_END_UNMAPPED;
 		}
@@ -369,36 +331,53 @@ __noinline int unwind_step(abi_u32 set)
 	}
 	st->frame_count = at + 1;
 	if (st->last.image == IMAGE_JIT) {
-		st->frames[at] = ABI_FRAME_RAW | pc;
+		unwind_put(s, at, ABI_FRAME_RAW | pc);
 		return unwind_by_frame_pointer(set, UNWIND_END_JIT);
 	}
 	in = pc - st->last.start + st->last.offset;
-	st->frames[at] = ABI_FRAME(st->last.image, in);
+	unwind_put(s, at, ABI_FRAME(st->last.image, in));
 	return unwind_by_table(set, st->last.image, in);
 }
 
-/* (start, count) is the process's range of map `mappings`. */
-static __always_inline void unwind_begin(abi_u32 set, abi_u64 pc, abi_u64 sp, abi_u64 bp, abi_u32 start, abi_u32 count,
-					 abi_u32 max_frames)
+/* Behind `base` frames of the kernel, whose hash is `hash`. (start, count) is the process's range of map `mappings`. */
+static __always_inline void unwind_begin(struct scratch *s, abi_u64 pc, abi_u64 sp, abi_u64 bp, abi_u32 start,
+					 abi_u32 count, abi_u32 max_frames, abi_u64 time_ns)
 {
-	struct unwind_state *st = unwind_state_get(set);
+	struct unwind_state *st = &s->walk;
 
-	if (!st)
-		return;
 	st->pc = pc;
 	st->sp = sp;
 	st->bp = bp;
+	st->hash = s->stack.stack_id;
+	st->base = s->stack.kernel_frames;
 	st->mappings_start = start;
 	st->mappings_count = count;
 	st->frame_count = 0;
 	st->max_frames = max_frames;
 	st->programs = 0;
+	st->now = (abi_u32)(time_ns >> 30);
 	st->exact = 1;
 	st->bp_lost = 0;
 	st->by_frame_pointer = 0;
+	st->no_table = 0;
+	st->raw = 0;
 	st->end = UNWIND_END_RUNNING;
 	st->last.start = 0;
 	st->last.pages = 0;
+}
+
+/* After the walk: what it found becomes part of s->stack. */
+static __always_inline void unwind_end(struct scratch *s)
+{
+	struct unwind_state *st = &s->walk;
+
+	s->stack.user_frames = (abi_u16)st->frame_count;
+	s->stack.stack_id = st->hash;
+	if (st->end >= UNWIND_END_WHOLE_COUNT)
+		s->stack.incomplete |= 1u << (UNWIND_END_CAUSE(st->end) & 31);
+	if (st->no_table)
+		s->stack.incomplete |= 1u << INCOMPLETE_NO_TABLE;
+	stack_seal(s, st->raw);
 }
 
 /* One program's share of frames. Whether the walk is over; why is in the state then. */
@@ -420,8 +399,9 @@ static __always_inline int unwind_run(abi_u32 set)
 	return 1;
 }
 
-/* Goes on in program `slot`; returns only if that is not possible, and the walk is over then. */
-static __always_inline void unwind_next(void *ctx, abi_u32 set, abi_u32 slot)
+/* Goes on in the walking program, the only one in the profiler's map `programs`; returns only if that is not possible,
+ * and the walk is over then. */
+static __always_inline void unwind_next(void *ctx, abi_u32 set, void *programs)
 {
 	struct unwind_state *st = unwind_state_get(set);
 
@@ -432,7 +412,7 @@ static __always_inline void unwind_next(void *ctx, abi_u32 set, abi_u32 slot)
 		return;
 	}
 	st->programs++;
-	bpf_tail_call(ctx, &unwind_programs, slot);
+	bpf_tail_call(ctx, programs, 0);
 	st->end = UNWIND_END_TAIL_CALL;
 }
 

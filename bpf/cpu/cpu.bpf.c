@@ -1,8 +1,13 @@
-/* Kernel side of the CPU profiler: one program on a clock event a CPU. Runs in interrupt context. */
+/* Kernel side of the CPU profiler: one program on a clock event a CPU, and the program that walks. Interrupt context.
+ *
+ *	b_cpu_tick --(user stack to walk)--> b_cpu_walk --(16 frames)--> b_cpu_walk ...
+ *
+ * Whichever program is the last of a run gives it its one outcome. */
 #include "bpf/filter.h"
 #include "bpf/kernel.h"
 #include "bpf/maps.h"
-#include "bpf/stack.h"
+#include "bpf/regs.h"
+#include "bpf/unwind.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -11,39 +16,37 @@ struct {
 	__type(value, struct profiler_stats);
 } cpu_stats SEC(".maps");
 
+int b_cpu_walk(struct bpf_perf_event_data *ctx);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(abi_u32));
+	__array(values, int(void *));
+} cpu_programs SEC(".maps") = {.values = {(void *)&b_cpu_walk}};
+
 #define PF_KTHREAD 0x00200000
 
-struct task_struct___flags {
-	unsigned int flags;
-} __core;
+static __always_inline struct profiler_stats *stats_get(void)
+{
+	abi_u32 zero = 0;
 
-static __always_inline void sample(void *ctx, struct profiler_stats *stats, abi_u64 pid_tgid)
+	return bpf_map_lookup_elem(&cpu_stats, &zero);
+}
+
+/* Sends what the scratch set holds: the stack if it is new, names if they are, the sample. The run's outcome. */
+__noinline int cpu_send(abi_u32 set)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	abi_u32 pid = (abi_u32)(pid_tgid >> 32), tid = (abi_u32)pid_tgid;
-	struct scratch *s = scratch_get(SCRATCH_INTERRUPT);
+	struct profiler_stats *stats = stats_get();
+	struct scratch *s = scratch_get(set);
 	struct cgroup_ref cg = {};
-	struct proc_value *proc;
-	struct task_struct *leader;
-	abi_u32 frames;
-	int lost;
 
-	if (!filter_match(task, pid)) {
-		stats->filtered++;
-		return;
-	}
-	if (!s) {
-		stats->drops[DROP_SCRATCH_BUSY]++;
-		return;
-	}
-	proc = bpf_map_lookup_elem(&procs, &pid);
-	s->sample.time_ns = bpf_ktime_get_ns();
-	frames = stack_take(ctx, SCRATCH_INTERRUPT, s, proc, pid, s->sample.time_ns,
-			    !(BPF_CORE_READ((struct task_struct___flags *)task, flags) & PF_KTHREAD));
-	lost = stack_send(s, frames, &stats->seen_full);
-	if (lost) {
+	if (!stats || !s)
+		return 0;
+	if (stack_send(s, &stats->seen_full)) {
 		stats->drops[DROP_STACK_LOST]++;
-		return;
+		return 0;
 	}
 #pragma unroll
 	for (int i = 0; i < INCOMPLETE_CAUSE_COUNT; i++)
@@ -52,8 +55,7 @@ static __always_inline void sample(void *ctx, struct profiler_stats *stats, abi_
 
 	s->sample.head.type = RECORD_SAMPLE;
 	s->sample.head.cpu = (abi_u16)bpf_get_smp_processor_id();
-	s->sample.head.pid = pid;
-	s->sample.tid = tid;
+	s->sample.head.pid = s->stack.head.pid;
 	s->sample.generation = s->stack.generation;
 	s->sample.stack_id = s->stack.stack_id;
 	cgroup_of_task(task, &cg);
@@ -64,8 +66,9 @@ static __always_inline void sample(void *ctx, struct profiler_stats *stats, abi_
 	bpf_get_current_comm(s->name.name, COMM_BYTES);
 	s->sample.thread_id = name_send(s);
 	s->sample.comm_id = s->sample.thread_id;
-	if (pid != tid) {
-		leader = BPF_CORE_READ(task, group_leader);
+	if (s->stack.head.pid != s->sample.tid) {
+		struct task_struct *leader = BPF_CORE_READ(task, group_leader);
+
 		__builtin_memset(s->name.name, 0, COMM_BYTES);
 		BPF_CORE_READ_STR_INTO(&s->name.name, leader, comm);
 		s->sample.comm_id = name_send(s);
@@ -75,29 +78,108 @@ static __always_inline void sample(void *ctx, struct profiler_stats *stats, abi_
 		stats->drops[DROP_RING_FULL]++;
 	else
 		stats->samples++;
+	return 0;
+}
+
+static __always_inline void stop_clock(struct profiler_stats *stats, abi_u64 started_ns)
+{
+	if (started_ns) {
+		stats->timed_runs++;
+		stats->timed_ns += bpf_ktime_get_ns() - started_ns;
+	}
+}
+
+/* The end of a walk. */
+static __always_inline void finish_walk(struct profiler_stats *stats, struct scratch *s)
+{
+	unwind_end(s);
+	stats->frames += s->walk.frame_count;
+	if (s->walk.end < UNWIND_END_WHOLE_COUNT && !s->walk.no_table)
+		stats->whole[s->walk.end & (PROFILER_WHOLE_ENDS - 1)]++;
+	cpu_send(SCRATCH_INTERRUPT);
+	stop_clock(stats, s->started_ns);
+}
+
+SEC("perf_event")
+int b_cpu_walk(struct bpf_perf_event_data *ctx)
+{
+	struct profiler_stats *stats;
+	struct scratch *s;
+
+	if (!unwind_run(SCRATCH_INTERRUPT))
+		unwind_next(ctx, SCRATCH_INTERRUPT, &cpu_programs);
+	stats = stats_get();
+	s = scratch_get(SCRATCH_INTERRUPT);
+	if (stats && s)
+		finish_walk(stats, s);
+	return 0;
+}
+
+/* 1: there is a user stack to walk; 0: the run has its outcome. */
+static __always_inline int sample(struct bpf_perf_event_data *ctx, struct profiler_stats *stats, struct scratch *s,
+				  abi_u64 pid_tgid)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	abi_u32 pid = (abi_u32)(pid_tgid >> 32);
+	struct user_regs regs = {};
+	enum regs_kind kind = REGS_NONE;
+	struct range_value *range;
+	struct proc_value *proc;
+	int is_user;
+
+	if (!filter_match(task, pid)) {
+		stats->filtered++;
+		return 0;
+	}
+	if (!s) {
+		stats->drops[DROP_SCRATCH_BUSY]++;
+		return 0;
+	}
+	proc = bpf_map_lookup_elem(&procs, &pid);
+	s->sample.tid = (abi_u32)pid_tgid;
+	s->sample.time_ns = bpf_ktime_get_ns();
+	stack_kernel(ctx, SCRATCH_INTERRUPT, s, proc, pid, s->sample.time_ns);
+	is_user = !(BPF_CORE_READ(task, flags) & PF_KTHREAD);
+	if (is_user)
+		kind = regs_of_sample(ctx, task, &regs);
+	if (kind != REGS_NONE) {
+		range = stack_range(proc, pid);
+		if (range && kind == REGS_64_BIT) {
+			unwind_begin(s, regs.pc, regs.sp, regs.bp, range->start, range->count, UNWIND_MAX_FRAMES,
+				     s->sample.time_ns);
+			return 1;
+		}
+		stack_user_helper(ctx, SCRATCH_INTERRUPT, s, range);
+	} else {
+		if (is_user)
+			s->stack.incomplete |= 1u << INCOMPLETE_USER_STACK;
+		stack_seal(s, 0);
+	}
+	cpu_send(SCRATCH_INTERRUPT);
+	return 0;
 }
 
 SEC("perf_event")
 int b_cpu_tick(struct bpf_perf_event_data *ctx)
 {
+	struct scratch *s = scratch_get(SCRATCH_INTERRUPT);
 	abi_u64 pid_tgid = bpf_get_current_pid_tgid();
-	struct profiler_stats *stats;
+	struct profiler_stats *stats = stats_get();
 	abi_u64 started_ns = 0;
-	abi_u32 zero = 0;
 
-	stats = bpf_map_lookup_elem(&cpu_stats, &zero);
 	if (!stats)
 		return 0;
 	if (!(stats->runs++ & 63))
 		started_ns = bpf_ktime_get_ns();
-	if (!(abi_u32)pid_tgid)
+	if (!(abi_u32)pid_tgid) {
 		stats->idle++;
-	else
-		sample(ctx, stats, pid_tgid);
-	if (started_ns) {
-		stats->timed_runs++;
-		stats->timed_ns += bpf_ktime_get_ns() - started_ns;
+	} else if (sample(ctx, stats, s, pid_tgid) && s) {
+		s->started_ns = started_ns;
+		unwind_next(ctx, SCRATCH_INTERRUPT, &cpu_programs);
+		finish_walk(stats, s);
+		return 0;
 	}
+	stop_clock(stats, started_ns);
 	return 0;
 }
 

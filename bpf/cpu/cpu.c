@@ -359,6 +359,9 @@ static int cpu_read_drops(struct profiler *p, struct profiler_drops *ret)
 			d.lost[k] += s->drops[k];
 		for (size_t k = 0; k < INCOMPLETE_CAUSE_COUNT; k++)
 			d.incomplete[k] += s->incomplete[k];
+		for (size_t k = 0; k < PROFILER_WHOLE_ENDS; k++)
+			d.whole[k] += s->whole[k];
+		d.frames += s->frames;
 		d.seen_full += s->seen_full;
 		timed_ns += s->timed_ns;
 		timed_runs += s->timed_runs;

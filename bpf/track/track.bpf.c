@@ -4,6 +4,7 @@
  * names the right process even when user space has not heard of it yet. */
 #include "bpf/cgroup.h"
 #include "bpf/maps.h"
+#include "bpf/unwind_maps.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -54,6 +55,19 @@ static __always_inline void enter(struct track_stats *stats, abi_u32 pid, abi_u3
 		stats->procs_full++;
 }
 
+/* A child has its parent's mappings until user space says otherwise, so its first sample can be walked. */
+static __always_inline void inherit_range(const struct record_process *r)
+{
+	struct range_value *range = bpf_map_lookup_elem(&proc_ranges, &r->parent_pid), copy;
+
+	if (!range || range->generation != r->parent_generation)
+		return;
+	copy = *range;
+	copy.generation = r->generation;
+	/* Full: the child is published at its first sample, like any other. */
+	bpf_map_update_elem(&proc_ranges, &r->head.pid, &copy, BPF_ANY);
+}
+
 SEC("raw_tp/sched_process_fork")
 int b_track_fork(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -74,6 +88,7 @@ int b_track_fork(struct bpf_raw_tracepoint_args *ctx)
 	r.parent_generation = generation_of(r.parent_pid);
 	BPF_CORE_READ_STR_INTO(&r.comm, child, comm);
 	enter(stats, r.head.pid, r.generation);
+	inherit_range(&r);
 	send_process(stats, &r);
 	end(stats, started_ns);
 	return 0;

@@ -63,6 +63,7 @@ struct track {
 	size_t table_entries;
 	struct published *published; /* sorted by pid, generation */
 	size_t published_count, published_cap;
+	uint16_t *range_holders; /* by a range's start: how many processes have it; forks share */
 	uint64_t mappings_full;
 	struct batch batches[2]; /* one is lent out, the other takes what is carried over */
 	unsigned int current;
@@ -180,6 +181,11 @@ int track_open(const struct track_options *options, struct track **ret, struct e
 	}
 	t->table = table;
 	t->table_entries = entries;
+	t->range_holders = calloc(entries, sizeof(*t->range_holders));
+	if (!t->range_holders) {
+		err = err_set(e, -ENOMEM, "out of memory");
+		goto fail;
+	}
 	err = ranges_create((uint32_t)entries, RANGE_GRACE_NS, &t->ranges);
 	if (!err)
 		err = sideband_create(SIDEBAND_PAGES, &t->sideband);
@@ -215,6 +221,7 @@ void track_close(struct track *t)
 		munmap(t->table, t->table_entries * sizeof(*t->table));
 	track_bpf__destroy(t->skel);
 	ranges_destroy(t->ranges);
+	free(t->range_holders);
 	free(t->published);
 	for (size_t i = 0; i < t->log_count; i++)
 		free(t->logs[i].text);
@@ -225,7 +232,8 @@ void track_close(struct track *t)
 	free(t);
 }
 
-static const char *const shared_names[] = {"ring", "procs", "proc_ranges", "mappings", "stacks", "names"};
+static const char *const shared_names[] = {"ring",  "procs",	     "proc_ranges",  "mappings",       "stacks",
+					   "names", "unwind_images", "unwind_infos", "unwind_segments"};
 
 int track_share(struct track *t, struct bpf_object *object, struct err *e)
 {
@@ -544,6 +552,13 @@ uint64_t track_hash_seed(const struct track *t)
 	return t->hash_seed;
 }
 
+void track_table_maps(const struct track *t, int *ret_images_fd, int *ret_infos_fd, int *ret_segments_fd)
+{
+	*ret_images_fd = bpf_map__fd(t->skel->maps.unwind_images);
+	*ret_infos_fd = bpf_map__fd(t->skel->maps.unwind_infos);
+	*ret_segments_fd = bpf_map__fd(t->skel->maps.unwind_segments);
+}
+
 void track_forget_stack(struct track *t, uint64_t stack_id)
 {
 	(void)bpf_map_delete_elem(bpf_map__fd(shared_map(t, "stacks")), &stack_id);
@@ -572,39 +587,64 @@ static size_t published_find(const struct track *t, uint32_t pid, uint32_t gener
 	return low;
 }
 
+static bool published_is(const struct track *t, size_t at, uint32_t pid, uint32_t generation)
+{
+	return at < t->published_count && t->published[at].pid == pid && t->published[at].generation == generation;
+}
+
+static int published_reserve(struct track *t)
+{
+	size_t cap = t->published_cap ? t->published_cap * 2 : 256;
+	struct published *grown;
+
+	if (t->published_count < t->published_cap)
+		return 0;
+	grown = realloc(t->published, cap * sizeof(*grown));
+	if (!grown)
+		return -ENOMEM;
+	t->published = grown;
+	t->published_cap = cap;
+	return 0;
+}
+
+static void published_insert(struct track *t, size_t at, struct published p)
+{
+	memmove(t->published + at + 1, t->published + at, (t->published_count - at) * sizeof(*t->published));
+	t->published[at] = p;
+	t->published_count++;
+}
+
+/* The range is given back with its last holder. */
+static void range_release(struct track *t, const struct published *p, uint64_t now_ns)
+{
+	if (--t->range_holders[p->start] == 0)
+		ranges_give(t->ranges, p->start, p->count, now_ns);
+}
+
 int track_publish(void *track, uint32_t pid, uint32_t generation, const struct mapping *mappings, size_t count)
 {
 	struct track *t = track;
 	uint64_t now_ns = clock_mono_ns();
 	size_t at = published_find(t, pid, generation);
-	bool known =
-		at < t->published_count && t->published[at].pid == pid && t->published[at].generation == generation;
+	bool known = published_is(t, at, pid, generation);
 	struct range_value value = {.generation = generation};
 	size_t filled = 0;
 	int err;
 
-	/* Anonymous code stays raw: its addresses mean something in its process only, and they are wider than a frame's
-	 * offset. */
 	for (size_t i = 0; i < count; i++)
-		value.count += mappings[i].image >= IMAGE_FIRST_FILE || mappings[i].image == IMAGE_VDSO;
+		value.count += mappings[i].image != IMAGE_NONE;
 	if (!value.count)
 		return 0;
-	if (!known && t->published_count == t->published_cap) {
-		size_t cap = t->published_cap ? t->published_cap * 2 : 256;
-		struct published *grown = realloc(t->published, cap * sizeof(*grown));
-
-		if (!grown)
-			return -ENOMEM;
-		t->published = grown;
-		t->published_cap = cap;
-	}
+	err = published_reserve(t);
+	if (err)
+		return err;
 	err = ranges_take(t->ranges, value.count, now_ns, &value.start);
 	if (err) {
 		t->mappings_full++;
 		return err;
 	}
 	for (size_t i = 0; i < count; i++)
-		if (mappings[i].image >= IMAGE_FIRST_FILE || mappings[i].image == IMAGE_VDSO)
+		if (mappings[i].image != IMAGE_NONE)
 			t->table[value.start + filled++] = (struct mapping_value){
 				.start = mappings[i].start,
 				.offset = mappings[i].offset,
@@ -618,13 +658,36 @@ int track_publish(void *track, uint32_t pid, uint32_t generation, const struct m
 		t->mappings_full++;
 		return err;
 	}
+	t->range_holders[value.start] = 1;
 	if (known) {
-		ranges_give(t->ranges, t->published[at].start, t->published[at].count, now_ns);
+		range_release(t, &t->published[at], now_ns);
+		t->published[at] = (struct published){pid, generation, value.start, value.count};
 	} else {
-		memmove(t->published + at + 1, t->published + at, (t->published_count - at) * sizeof(*t->published));
-		t->published_count++;
+		published_insert(t, at, (struct published){pid, generation, value.start, value.count});
 	}
-	t->published[at] = (struct published){pid, generation, value.start, value.count};
+	return 0;
+}
+
+int track_inherit(void *track, uint32_t pid, uint32_t generation, uint32_t parent_pid, uint32_t parent_generation)
+{
+	struct track *t = track;
+	size_t parent = published_find(t, parent_pid, parent_generation), at = published_find(t, pid, generation);
+	int fd = bpf_map__fd(t->skel->maps.proc_ranges), err;
+	struct range_value value;
+	struct published p;
+
+	if (!published_is(t, parent, parent_pid, parent_generation) || published_is(t, at, pid, generation))
+		return -ENOENT;
+	p = (struct published){pid, generation, t->published[parent].start, t->published[parent].count};
+	/* The parent may have been published anew since the fork: what the child was given is another range then. */
+	if (bpf_map_lookup_elem(fd, &pid, &value) || value.generation != generation || value.start != p.start ||
+	    value.count != p.count || t->range_holders[p.start] == UINT16_MAX)
+		return -ENOENT;
+	err = published_reserve(t);
+	if (err)
+		return err;
+	t->range_holders[p.start]++;
+	published_insert(t, at, p);
 	return 0;
 }
 
@@ -635,11 +698,12 @@ void track_retire(void *track, uint32_t pid, uint32_t generation)
 	size_t at = published_find(t, pid, generation);
 	struct range_value value;
 
-	if (at == t->published_count || t->published[at].pid != pid || t->published[at].generation != generation)
-		return;
+	/* Also what a child was given at its fork and never got from us. */
 	if (!bpf_map_lookup_elem(fd, &pid, &value) && value.generation == generation)
 		(void)bpf_map_delete_elem(fd, &pid);
-	ranges_give(t->ranges, t->published[at].start, t->published[at].count, clock_mono_ns());
+	if (!published_is(t, at, pid, generation))
+		return;
+	range_release(t, &t->published[at], clock_mono_ns());
 	memmove(t->published + at, t->published + at + 1, (t->published_count - at - 1) * sizeof(*t->published));
 	t->published_count--;
 }

@@ -60,12 +60,15 @@ int track_drain(struct track *t, struct track_event **ret_events, size_t *ret_co
 void track_capacity(const struct track *t, size_t *ret_stacks, size_t *ret_names);
 /* Seeds the ids of stacks and names, so that no program can choose names that collide. The same for all profilers. */
 uint64_t track_hash_seed(const struct track *t);
+/* Borrowed descriptors of the maps of the unwind tables, for track_tables.h. */
+void track_table_maps(const struct track *t, int *ret_images_fd, int *ret_infos_fd, int *ret_segments_fd);
 /* The daemon has forgotten a stack or name: it will be sent again. */
 void track_forget_stack(struct track *t, uint64_t stack_id);
 void track_forget_name(struct track *t, uint32_t name_id);
 
 /* For struct mapping_sink. */
 int track_publish(void *track, uint32_t pid, uint32_t generation, const struct mapping *mappings, size_t count);
+int track_inherit(void *track, uint32_t pid, uint32_t generation, uint32_t parent_pid, uint32_t parent_generation);
 void track_retire(void *track, uint32_t pid, uint32_t generation);
 /* For targets_enter_fn. */
 int track_enter(void *track, uint32_t pid, uint32_t *ret_generation);

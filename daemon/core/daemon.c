@@ -6,15 +6,19 @@
 #include <string.h>
 #include <sys/capability.h>
 #include <sys/file.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 
 #include "daemon/core/service_internal.h"
+#include "daemon/core/table_worker.h"
 #include "daemon/util/clock.h"
 #include "daemon/util/cpus.h"
 #include "daemon/util/log.h"
 
 #define DRAIN_MS 100
 #define HURRY_MS 10
+/* While unwind tables are on their way: what they let us see next is the next table's image. */
+#define TABLES_DRAIN_MS 20
 #define MAX_STRING_BYTES (32u << 20)
 #define MAX_TRIE_NODES (1u << 20)
 #define WINDOW_SPAN_NS (10 * NS_PER_S)
@@ -28,6 +32,8 @@ struct daemon {
 	struct labels *labels;
 	struct opener *opener;
 	struct images *images;
+	struct table_worker *tables;
+	bool tables_pending; /* at the last drain */
 	struct trie *trie;
 	struct windows *windows;
 	struct track *track;
@@ -75,6 +81,35 @@ static int lock_state_dir(const char *dir, int *ret_fd, struct err *e)
 	return 0;
 }
 
+/* What the keys of cached tables are hashed with: secret, so that no file can be made to look like another. */
+static int read_table_seed(const char *cache_dir, uint64_t *ret, struct err *e)
+{
+	_cleanup_close_ int dir = -1, fd = -1;
+	uint64_t seed;
+
+	if (mkdir(cache_dir, 0700) < 0 && errno != EEXIST)
+		return err_errno(e, -errno, "cannot make the directory %s", cache_dir);
+	dir = open(cache_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	if (dir < 0)
+		return err_errno(e, -errno, "cannot open the directory %s", cache_dir);
+	fd = openat(dir, "seed", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd >= 0 && read(fd, &seed, sizeof(seed)) == (ssize_t)sizeof(seed)) {
+		*ret = seed;
+		return 0;
+	}
+	if (getrandom(&seed, sizeof(seed), 0) != (ssize_t)sizeof(seed))
+		return err_errno(e, -errno, "cannot draw a random number");
+	*ret = seed;
+	/* Without a file (a full disk, say) it is another one next time: the cache is cold then, and nothing worse. */
+	if (fd >= 0)
+		close(fd);
+	fd = openat(dir, "seed.new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0 || write(fd, &seed, sizeof(seed)) != (ssize_t)sizeof(seed) ||
+	    renameat(dir, "seed.new", dir, "seed") < 0)
+		log_warn("core", "cannot keep the seed of the table cache in \"%s\"", cache_dir);
+	return 0;
+}
+
 static int static_labels(const struct config *config, struct intern *strings, struct label_set *ret, struct err *e)
 {
 	struct label_set set = {0};
@@ -101,15 +136,36 @@ static void on_drain(evutil_socket_t fd _unused_, short what _unused_, void *use
 {
 	struct daemon *d = user;
 	struct timeval next = {.tv_usec = DRAIN_MS * 1000};
+	bool pending;
 	struct err e = {0};
 
-	event_add(d->drain, &next);
 	if (pipeline_drain(d->pipeline, &e) < 0)
 		log_error("core", "drain failed: %s", e.text);
+	pending = images_tables_pending(d->images);
+	if (pending || d->tables_pending)
+		next.tv_usec = TABLES_DRAIN_MS * 1000;
+	d->tables_pending = pending;
+	event_add(d->drain, &next);
 	service_after_drain(&d->service);
 }
 
-static int create_parts(struct daemon *d, const struct config *config, struct err *e)
+static int create_table_worker(struct daemon *d, const char *cache_dir, struct err *e)
+{
+	struct table_worker_options options = {.cache_dir = cache_dir};
+	struct table_sink sink;
+	int err;
+
+	track_table_maps(d->track, &options.tables.images_fd, &options.tables.infos_fd, &options.tables.segments_fd);
+	options.tables.budget_bytes = test_size("BAROSCOPE_TEST_TABLE_BYTES");
+	err = table_worker_create(d->base, d->images, &options, &d->tables, e);
+	if (err)
+		return err;
+	sink = table_worker_sink(d->tables);
+	images_set_table_sink(d->images, &sink);
+	return 0;
+}
+
+static int create_parts(struct daemon *d, const struct config *config, const char *state_dir, struct err *e)
 {
 	struct windows_options windows = {
 		.span_ns = WINDOW_SPAN_NS,
@@ -124,13 +180,15 @@ static int create_parts(struct daemon *d, const struct config *config, struct er
 		.mappings = test_size("BAROSCOPE_TEST_MAPPINGS"),
 		.procs = test_size("BAROSCOPE_TEST_PROCS"),
 	};
+	struct images_options images = {0};
+	char cache_dir[4096];
 	struct label_set labels = {0};
 	struct targets_options targets = {
 		.static_labels = &labels,
 		.allow = (const char *const *)config->targets_allow,
 		.deny = (const char *const *)config->targets_deny,
 	};
-	struct mapping_sink sink = {.publish = track_publish, .retire = track_retire};
+	struct mapping_sink sink = {.publish = track_publish, .inherit = track_inherit, .retire = track_retire};
 	struct profiler_options profiler = {.target = {.kind = TARGET_HOST}, .rate_hz = config->cpu.rate_hz};
 	struct pipeline_options pipeline = {.rate_hz = config->cpu.rate_hz};
 	int err;
@@ -146,11 +204,16 @@ static int create_parts(struct daemon *d, const struct config *config, struct er
 		err = windows_create(profile_type_cpu(), &windows, &d->windows);
 	if (err)
 		return err_errno(e, err, "cannot prepare tables");
-	err = opener_create(d->base, NULL, &d->opener, e);
+	(void)snprintf(cache_dir, sizeof(cache_dir), "%s/cache", state_dir);
+	err = read_table_seed(cache_dir, &images.table_seed, e);
 	if (!err)
-		err = images_create(d->base, d->opener, d->strings, NULL, &d->images, e);
+		err = opener_create(d->base, NULL, &d->opener, e);
+	if (!err)
+		err = images_create(d->base, d->opener, d->strings, &images, &d->images, e);
 	if (!err)
 		err = track_open(&track, &d->track, e);
+	if (!err)
+		err = create_table_worker(d, cache_dir, e);
 	if (!err)
 		err = static_labels(config, d->strings, &labels, e);
 	if (err)
@@ -195,7 +258,7 @@ int daemon_create(struct event_base *base, const struct daemon_options *options,
 	d->max_series = options->config->limits.series;
 	err = lock_state_dir(options->state_dir, &d->lock_fd, e);
 	if (!err)
-		err = create_parts(d, options->config, e);
+		err = create_parts(d, options->config, options->state_dir, e);
 	if (!err) {
 		d->drain = event_new(base, -1, 0, on_drain, d);
 		if (!d->drain)
@@ -208,6 +271,7 @@ int daemon_create(struct event_base *base, const struct daemon_options *options,
 	d->service.parts = &d->parts;
 	d->service.pipeline = d->pipeline;
 	d->service.opener = d->opener;
+	d->service.tables = d->tables;
 	d->service.profiler_name = d->parts.ops->name;
 	d->service.rate_hz = d->rate_hz;
 	d->service.hurry = hurry;
@@ -272,6 +336,7 @@ void daemon_destroy(struct daemon *d)
 	if (d->profiler)
 		d->parts.ops->close(d->profiler);
 	targets_destroy(d->targets);
+	table_worker_destroy(d->tables);
 	track_close(d->track);
 	images_destroy(d->images);
 	opener_destroy(d->opener);

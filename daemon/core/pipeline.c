@@ -156,7 +156,7 @@ static int file_sample(struct pipeline *p, const struct record_sample *r, struct
 	s.node = stack.node;
 	s.comm = stacks_name(p->stacks, r->comm_id);
 	s.thread = r->thread_id == r->comm_id ? s.comm : stacks_name(p->stacks, r->thread_id);
-	if (stack.raw)
+	if (stack.raw || stack.incomplete & (1u << INCOMPLETE_NO_MAPPINGS))
 		targets_want_published(p->parts.targets, process);
 	err = target_label(p->parts.targets, process, r->head.hierarchy, r->cgroup_id, s.comm, now_ns, final,
 			   &s.series);
@@ -363,6 +363,8 @@ int pipeline_get_stats(struct pipeline *p, struct pipeline_stats *ret)
 	s.stacks = stacks_count(p->stacks);
 	s.names = stacks_name_count(p->stacks);
 	s.seen_full = d.seen_full;
+	s.frames = d.frames;
+	memcpy(s.whole, d.whole, sizeof(s.whole));
 	s.bpf_run_seconds = d.run_seconds;
 	*ret = s;
 	return 0;

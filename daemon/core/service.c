@@ -5,7 +5,9 @@
 #include <string.h>
 #include <time.h>
 
+#include "bpf/unwind_abi.h"
 #include "daemon/core/service_internal.h"
+#include "daemon/core/table_worker.h"
 #include "daemon/export/export.h"
 #include "daemon/query/query.h"
 #include "daemon/util/clock.h"
@@ -28,6 +30,43 @@ static void write_incomplete(struct json_writer *w, const uint64_t causes[INCOMP
 #define X(sym, name, help) jw_uint(w, name, causes[INCOMPLETE_##sym]);
 	INCOMPLETE_CAUSES(X)
 #undef X
+	jw_object_end(w);
+}
+
+/* How whole user stacks ended. */
+static void write_whole(struct json_writer *w, const uint64_t whole[PROFILER_WHOLE_ENDS])
+{
+	jw_object(w, "whole");
+#define X(sym, name, help) jw_uint(w, name, whole[UNWIND_END_##sym]);
+	UNWIND_WHOLE_ENDS(X)
+#undef X
+	jw_object_end(w);
+}
+
+static void write_unwinding(struct json_writer *w, const struct images_stats *images,
+			    const struct table_worker_stats *worker)
+{
+	jw_object(w, "unwinding");
+	jw_uint(w, "images", worker->tables.images);
+	jw_uint(w, "rows", worker->tables.rows);
+	jw_uint(w, "infos", worker->tables.infos);
+	jw_uint(w, "table_bytes", worker->tables.used_bytes);
+	jw_uint(w, "segments", worker->tables.segments);
+	jw_uint(w, "budget_bytes", worker->tables.budget_bytes);
+	jw_uint(w, "evictions", worker->tables.evictions);
+	jw_uint(w, "no_room", worker->tables.no_room);
+	jw_uint(w, "infos_full", worker->tables.infos_full);
+	jw_uint(w, "waiting", images->tables_waiting);
+	jw_uint(w, "compiled", images->tables_compiled);
+	jw_uint(w, "none", images->tables_none);
+	jw_uint(w, "failed", images->tables_failed);
+	jw_uint(w, "dropped", images->tables_dropped);
+	jw_uint(w, "queue_full", worker->queue_full);
+	jw_uint(w, "cache_hits", worker->cache_hits);
+	jw_uint(w, "cache_misses", worker->cache_misses);
+	jw_uint(w, "cache_broken", worker->cache_broken);
+	jw_uint(w, "cache_write_errors", worker->cache_write_errors);
+	jw_uint(w, "cache_bytes", worker->cache_bytes);
 	jw_object_end(w);
 }
 
@@ -82,6 +121,7 @@ int service_status(struct service *s, struct json_writer *w, struct err *e)
 	struct images_stats images;
 	struct targets_stats targets;
 	struct windows_stats windows;
+	struct table_worker_stats tables;
 	struct track_info track;
 	char rate[32];
 	int err, opener_pid = opener_child_pid(s->opener);
@@ -94,6 +134,7 @@ int service_status(struct service *s, struct json_writer *w, struct err *e)
 	images_get_stats(parts->images, &images);
 	targets_get_stats(parts->targets, &targets);
 	windows_get_stats(parts->windows, &windows);
+	table_worker_get_stats(s->tables, &tables);
 	update_cost(s, stats.bpf_run_seconds + track.run_seconds, opener_pid, images.parser_pid);
 	(void)snprintf(rate, sizeof(rate), "%uHz", s->rate_hz);
 
@@ -114,6 +155,8 @@ int service_status(struct service *s, struct json_writer *w, struct err *e)
 	jw_double(w, "bpf_seconds", stats.bpf_run_seconds);
 	write_drops(w, stats.drops);
 	write_incomplete(w, stats.incomplete);
+	write_whole(w, stats.whole);
+	jw_uint(w, "frames", stats.frames);
 	jw_uint(w, "stacks", stats.stacks);
 	jw_uint(w, "stacks_resent", stats.seen_full);
 	jw_object_end(w);
@@ -124,7 +167,9 @@ int service_status(struct service *s, struct json_writer *w, struct err *e)
 
 	jw_object(w, "memory");
 	jw_uint(w, "rss_bytes", rss_bytes(getpid()) + rss_bytes(opener_pid) + rss_bytes(images.parser_pid));
-	jw_uint(w, "map_bytes", track_memory_bytes(parts->track) + parts->ops->memory_bytes(parts->profiler));
+	jw_uint(w, "map_bytes",
+		track_memory_bytes(parts->track) + tables.tables.segments * sizeof(struct unwind_segment) +
+			parts->ops->memory_bytes(parts->profiler));
 	jw_uint(w, "profile_bytes", windows.bytes);
 	jw_uint(w, "trie_bytes", trie_bytes(parts->trie));
 	jw_uint(w, "string_bytes", intern_bytes(parts->strings));
@@ -157,6 +202,7 @@ int service_status(struct service *s, struct json_writer *w, struct err *e)
 	jw_uint(w, "images_full", images.images_full);
 	jw_uint(w, "frames_full", images.frames_full);
 	jw_object_end(w);
+	write_unwinding(w, &images, &tables);
 	jw_object(w, "tracking");
 	jw_uint(w, "events", track.stats.events);
 	jw_uint(w, "events_lost", track.stats.events_lost + track.sideband_lost);

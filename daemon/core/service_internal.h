@@ -6,6 +6,8 @@
 #include "daemon/core/service.h"
 #include "daemon/opener/opener.h"
 
+struct table_worker;
+
 #define SERVICE_MAX_WAITERS 256
 
 struct service_waiter {
@@ -19,6 +21,7 @@ struct service {
 	const struct pipeline_parts *parts;
 	struct pipeline *pipeline;
 	struct opener *opener;
+	const struct table_worker *tables;
 	const char *profiler_name;
 	uint32_t rate_hz;
 	uint64_t started_ns;

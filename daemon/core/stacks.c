@@ -7,6 +7,11 @@
 #include <uthash.h>
 
 #define KERNEL_ADDRESS_BITS (~ABI_FRAME_OFFSET_MASK)
+/* Causes for which the outer part of the stack is missing or not to be trusted. */
+#define INCOMPLETE_OUTER (~(1u << INCOMPLETE_KERNEL_STACK))
+/* Causes that a table would mend. */
+#define INCOMPLETE_FOR_TABLE (1u << INCOMPLETE_NO_TABLE | 1u << INCOMPLETE_NO_MAPPINGS)
+#define MAX_WANTED 4
 
 struct stack {
 	uint64_t id;
@@ -14,6 +19,7 @@ struct stack {
 	struct record_stack *record; /* until decoded */
 	node_id node;
 	uint32_t incomplete;
+	image_id wanted[MAX_WANTED]; /* images that may have had no table; 0 = none */
 	bool raw;
 	UT_hash_handle hh;
 };
@@ -142,15 +148,44 @@ intern_id stacks_name(struct stacks *t, uint32_t name_id)
 	return n->text;
 }
 
+static void want_table(struct stack *s, image_id image)
+{
+	if (image < IMAGE_FIRST_FILE && image != IMAGE_VDSO)
+		return;
+	for (size_t i = 0; i < MAX_WANTED; i++) {
+		if (!s->wanted[i])
+			s->wanted[i] = image;
+		if (s->wanted[i] == image)
+			return;
+	}
+}
+
+/* What is missing is shown as a frame in its place. */
+static int missing_frame(struct stacks *t, uint32_t incomplete, frame_id *ret)
+{
+	/* Of several causes the one that explains most: where the mappings were not known all else is a guess. */
+	static const enum incomplete_cause first[] = {INCOMPLETE_USER_STACK, INCOMPLETE_NO_MAPPINGS,
+						      INCOMPLETE_NO_TABLE};
+
+	for (size_t i = 0; i < sizeof(first) / sizeof(first[0]); i++)
+		if (incomplete & (1u << first[i]))
+			return images_special_frame(t->images, SPECIAL_INCOMPLETE + first[i], ret);
+	if (incomplete & (1u << INCOMPLETE_DEPTH))
+		return images_special_frame(t->images, SPECIAL_TRUNCATED, ret);
+	return images_special_frame(t->images, SPECIAL_INCOMPLETE + __builtin_ctz(incomplete & INCOMPLETE_OUTER), ret);
+}
+
 static int user_frame(struct stacks *t, const struct process *process, abi_frame f, bool final, uint32_t *incomplete,
-		      frame_id *ret)
+		      image_id *ret_image, frame_id *ret)
 {
 	struct mapping m;
 	uint64_t address;
 	int err;
 
+	*ret_image = ABI_FRAME_IMAGE(f);
 	if (!(f & ABI_FRAME_RAW))
 		return images_frame(t->images, ABI_FRAME_IMAGE(f), ABI_FRAME_OFFSET(f), ret);
+	*ret_image = IMAGE_NONE;
 	address = f & ~ABI_FRAME_RAW;
 	err = process ? process_find_mapping(process, address, &m) : -ENOENT;
 	if (err == -EAGAIN && !final)
@@ -159,6 +194,7 @@ static int user_frame(struct stacks *t, const struct process *process, abi_frame
 		*incomplete |= 1u << INCOMPLETE_UNMAPPED;
 		return images_special_frame(t->images, SPECIAL_UNKNOWN, ret);
 	}
+	*ret_image = m.image;
 	if (m.image == IMAGE_JIT)
 		return images_frame(t->images, IMAGE_JIT, address, ret);
 	return images_frame(t->images, m.image, address - m.start + m.offset, ret);
@@ -168,28 +204,26 @@ static int decode(struct stacks *t, struct stack *s, const struct process *proce
 {
 	const struct record_stack *r = s->record;
 	const abi_frame *kernel = (const abi_frame *)(r + 1), *user = kernel + r->kernel_frames;
-	frame_id frames[STACK_MAX_FRAMES + 3];
+	frame_id frames[STACK_MAX_FRAMES + 2];
 	uint32_t incomplete = r->incomplete;
 	bool raw = false;
+	image_id image;
 	size_t n = 0;
 	int err;
 
-	/* Root first. What is missing is shown as a frame in its place. */
-	if (incomplete & (1u << INCOMPLETE_DEPTH)) {
-		err = images_special_frame(t->images, SPECIAL_TRUNCATED, &frames[n++]);
-		if (err)
-			return err;
-	}
-	if (incomplete & (1u << INCOMPLETE_USER_STACK)) {
-		err = images_special_frame(t->images, SPECIAL_UNKNOWN, &frames[n++]);
+	/* Root first. */
+	if (incomplete & INCOMPLETE_OUTER) {
+		err = missing_frame(t, incomplete, &frames[n++]);
 		if (err)
 			return err;
 	}
 	for (size_t i = r->user_frames; i-- > 0;) {
 		raw |= (user[i] & ABI_FRAME_RAW) != 0;
-		err = user_frame(t, process, user[i], final, &incomplete, &frames[n++]);
+		err = user_frame(t, process, user[i], final, &incomplete, &image, &frames[n++]);
 		if (err)
 			return err;
+		if (r->incomplete & INCOMPLETE_FOR_TABLE)
+			want_table(s, image);
 	}
 	for (size_t i = r->kernel_frames; i-- > 0;) {
 		err = images_frame(t->images, IMAGE_KERNEL, ABI_FRAME_OFFSET(kernel[i]) | KERNEL_ADDRESS_BITS,
@@ -229,6 +263,8 @@ int stacks_resolve(struct stacks *t, uint64_t stack_id, const struct process *pr
 			return err;
 	}
 	s->used_ns = now_ns;
+	for (size_t i = 0; i < MAX_WANTED && s->wanted[i]; i++)
+		images_want_table(t->images, s->wanted[i]);
 	*ret = (struct stack_view){.node = s->node, .incomplete = s->incomplete, .raw = s->raw};
 	return 0;
 }

@@ -28,6 +28,10 @@ struct mapping {
  * full; the process then stays unpublished and is counted). */
 struct mapping_sink {
 	int (*publish)(void *user, uint32_t pid, uint32_t generation, const struct mapping *mappings, size_t count);
+	/* The child of a published process has its parent's mappings. 0, or -ENOENT: it is to be published. May be
+	 * NULL. */
+	int (*inherit)(void *user, uint32_t pid, uint32_t generation, uint32_t parent_pid, uint32_t parent_generation);
+	/* Also for a child that was not inherited: whatever the kernel side gave it is taken away. */
 	void (*retire)(void *user, uint32_t pid, uint32_t generation);
 	void *user;
 };

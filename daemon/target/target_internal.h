@@ -124,6 +124,7 @@ struct process *target_newest(const struct targets *t, uint32_t pid);
 struct process *target_enter(struct targets *t, uint32_t pid, uint32_t generation, uint64_t start_ns,
 			     struct space *space, struct environment *environment, struct place *inherited_place);
 void target_end(struct targets *t, struct process *p, uint64_t time_ns, bool by_exec);
+void target_disown(struct targets *t, const struct process *p);
 /* The image of a mapping is referenced. */
 void target_resolve_mapping(struct targets *t, const struct opener_file *file, uint64_t file_offset,
 			    uint64_t inode_generation, struct mapping *ret);

@@ -102,6 +102,7 @@ static void enter_found(struct targets *t, const struct found *f, uint32_t gener
 	*space = NULL;
 	if (!p)
 		return;
+	target_disown(t, p);
 	p->start_ticks = f->start_ticks;
 	p->scan = t->scan;
 	memcpy(p->comm, f->comm, COMM_BYTES);

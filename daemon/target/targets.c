@@ -197,6 +197,12 @@ static void retire(struct targets *t, struct process *p)
 	t->sink.retire(t->sink.user, p->pid, p->generation);
 }
 
+/* One whose fork was missed may run on a range of mappings that its parent has given back since. */
+void target_disown(struct targets *t, const struct process *p)
+{
+	t->sink.retire(t->sink.user, p->pid, p->generation);
+}
+
 /* Out of the table; it lives on while somebody holds it. */
 static void unlink_process(struct targets *t, struct process *p)
 {
@@ -334,6 +340,7 @@ struct process *targets_get(struct targets *t, uint32_t pid, uint32_t generation
 	if (!p)
 		return t->nobody;
 	p->placeholder = true;
+	target_disown(t, p);
 	attend(t, p);
 	target_read_maps(t, p);
 	return p;
@@ -359,6 +366,20 @@ int process_find_mapping(const struct process *p, uint64_t address, struct mappi
 	    (p->space->state == SPACE_READING || p->space->state == SPACE_UNREAD))
 		return -EAGAIN;
 	return r;
+}
+
+/* A child runs on its parent's mappings from its first instruction on. */
+static void inherit(struct targets *t, struct process *p, const struct process *parent)
+{
+	if (!t->sink.inherit || !parent->published)
+		return;
+	p->wanted = true;
+	/* The kernel side may have given it the range whether it can stay or not: published now or retired later. */
+	p->published = true;
+	p->published_version = 0;
+	if (!t->sink.inherit(t->sink.user, p->pid, p->generation, parent->pid, parent->generation))
+		p->published_version = parent->published_version;
+	attend(t, p);
 }
 
 void targets_on_fork(struct targets *t, const struct record_process *r)
@@ -393,6 +414,8 @@ void targets_on_fork(struct targets *t, const struct record_process *r)
 		p = target_enter(t, r->head.pid, r->generation, r->time_ns, space, environment_create(), NULL);
 	else
 		p = NULL;
+	if (p && parent)
+		inherit(t, p, parent);
 	if (p)
 		memcpy(p->comm, r->comm, COMM_BYTES);
 }

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -92,6 +93,17 @@ static int reset(void **state)
 	return 0;
 }
 
+/* A whole stack by the kernel's helper; the number of frames. */
+static uint32_t take(const struct proc_value *proc, uint32_t pid, uint64_t time_ns, bool has_user)
+{
+	stack_kernel(NULL, 0, &scratch_memory, proc, pid, time_ns);
+	if (has_user)
+		stack_user_helper(NULL, 0, &scratch_memory, stack_range(proc, pid));
+	else
+		stack_seal(&scratch_memory, 0);
+	return (uint32_t)scratch_memory.stack.kernel_frames + scratch_memory.stack.user_frames;
+}
+
 static void find_mapping__agrees_with_a_linear_search(void **state)
 {
 	const uint32_t start = 100, counts[] = {0, 1, 2, 3, 7, 64, 1000, 16000};
@@ -115,36 +127,39 @@ static void find_mapping__agrees_with_a_linear_search(void **state)
 	}
 }
 
-static void stack_take__normalises_what_is_mapped_and_keeps_the_rest_raw(void **state)
+static void stack__normalises_what_is_mapped_and_keeps_the_rest_raw(void **state)
 {
 	struct proc_value proc = {.generation = 9};
 
 	(void)state;
 	table[5] = (struct mapping_value){.start = 0x400000, .pages = 16, .offset = 0x1000, .image = 20};
-	table[6] = (struct mapping_value){.start = 0x7f0000000000, .pages = 256, .offset = 0, .image = 21};
-	range = (struct range_value){.generation = 9, .start = 5, .count = 2};
+	table[6] = (struct mapping_value){.start = 0x600000, .pages = 16, .offset = 0x600000, .image = IMAGE_JIT};
+	table[7] = (struct mapping_value){.start = 0x7f0000000000, .pages = 256, .offset = 0, .image = 21};
+	range = (struct range_value){.generation = 9, .start = 5, .count = 3};
 	user_ips[0] = 0x400123; /* the leaf: as it is */
 	user_ips[1] = 0x400201; /* a return address: moved into the call */
 	user_ips[2] = 0x7f0000000abd;
 	user_ips[3] = 0x500000; /* behind the end of the first mapping */
-	user_result = 4 * 8;
+	user_ips[4] = 0x600101; /* generated code */
+	user_result = 5 * 8;
 	kernel_ips[0] = 0xffffffff81000010;
 	kernel_ips[1] = 0xffffffff81000100;
 	kernel_result = 2 * 8;
 
-	assert_int_equal(stack_take(NULL, 0, &scratch_memory, &proc, 77, 1, 1), 6);
+	assert_int_equal(take(&proc, 77, 1, 1), 7);
 	assert_int_equal(scratch_memory.frames[0], ABI_FRAME(IMAGE_KERNEL, 0xffffffff81000010));
 	assert_int_equal(scratch_memory.frames[1], ABI_FRAME(IMAGE_KERNEL, 0xffffffff810000ff));
 	assert_int_equal(scratch_memory.frames[2], ABI_FRAME(20, 0x1123));
 	assert_int_equal(scratch_memory.frames[3], ABI_FRAME(20, 0x1200));
 	assert_int_equal(scratch_memory.frames[4], ABI_FRAME(21, 0xabc));
 	assert_int_equal(scratch_memory.frames[5], ABI_FRAME_RAW | 0x4fffff);
+	assert_int_equal(scratch_memory.frames[6], ABI_FRAME_RAW | 0x600100);
 	assert_int_equal(scratch_memory.stack.kernel_frames, 2);
-	assert_int_equal(scratch_memory.stack.user_frames, 4);
-	assert_int_equal(scratch_memory.stack.incomplete, 0);
+	assert_int_equal(scratch_memory.stack.user_frames, 5);
+	assert_int_equal(scratch_memory.stack.incomplete, 1u << INCOMPLETE_NO_MAPPINGS);
 }
 
-static void stack_take__an_old_generations_mappings_are_not_used(void **state)
+static void stack__an_old_generations_mappings_are_not_used(void **state)
 {
 	struct proc_value proc = {.generation = 10};
 
@@ -153,11 +168,11 @@ static void stack_take__an_old_generations_mappings_are_not_used(void **state)
 	range = (struct range_value){.generation = 9, .start = 5, .count = 1};
 	user_ips[0] = 0x400123;
 	user_result = 8;
-	assert_int_equal(stack_take(NULL, 0, &scratch_memory, &proc, 77, 1, 1), 1);
+	assert_int_equal(take(&proc, 77, 1, 1), 1);
 	assert_int_equal(scratch_memory.frames[0], ABI_FRAME_RAW | 0x400123);
 }
 
-static void stack_take__ids_of_raw_stacks_differ_by_process(void **state)
+static void stack__ids_of_raw_stacks_differ_by_process(void **state)
 {
 	struct proc_value proc = {.generation = 10};
 	uint64_t id, normalised;
@@ -165,36 +180,37 @@ static void stack_take__ids_of_raw_stacks_differ_by_process(void **state)
 	(void)state;
 	user_ips[0] = 0x400123;
 	user_result = 8;
-	stack_take(NULL, 0, &scratch_memory, &proc, 77, 1, 1);
+	take(&proc, 77, 1, 1);
 	id = scratch_memory.stack.stack_id;
-	stack_take(NULL, 0, &scratch_memory, &proc, 78, 1, 1);
+	take(&proc, 78, 1, 1);
 	assert_true(id != scratch_memory.stack.stack_id);
 	proc.generation = 11;
-	stack_take(NULL, 0, &scratch_memory, &proc, 77, 1, 1);
+	take(&proc, 77, 1, 1);
 	assert_true(id != scratch_memory.stack.stack_id);
 
 	table[5] = (struct mapping_value){.start = 0x400000, .pages = 16, .image = 20};
 	range = (struct range_value){.generation = 11, .start = 5, .count = 1};
-	stack_take(NULL, 0, &scratch_memory, &proc, 77, 1, 1);
+	take(&proc, 77, 1, 1);
 	normalised = scratch_memory.stack.stack_id;
-	stack_take(NULL, 0, &scratch_memory, &proc, 78, 2, 1);
+	take(&proc, 78, 2, 1);
 	assert_int_equal(normalised, scratch_memory.stack.stack_id);
 }
 
-static void stack_take__says_what_is_missing(void **state)
+static void stack__says_what_is_missing(void **state)
 {
 	(void)state;
 	kernel_result = -22;
 	user_result = -14;
-	assert_int_equal(stack_take(NULL, 0, &scratch_memory, NULL, 77, 1, 1), 0);
-	assert_int_equal(scratch_memory.stack.incomplete, 1u << INCOMPLETE_KERNEL_STACK | 1u << INCOMPLETE_USER_STACK);
+	assert_int_equal(take(NULL, 77, 1, 1), 0);
+	assert_int_equal(scratch_memory.stack.incomplete,
+			 1u << INCOMPLETE_KERNEL_STACK | 1u << INCOMPLETE_USER_STACK | 1u << INCOMPLETE_NO_MAPPINGS);
 	/* A kernel thread has no user stack, and a sample in user mode no kernel stack: nothing is missing. */
 	kernel_result = -14;
-	assert_int_equal(stack_take(NULL, 0, &scratch_memory, NULL, 77, 1, 0), 0);
+	assert_int_equal(take(NULL, 77, 1, 0), 0);
 	assert_int_equal(scratch_memory.stack.incomplete, 0);
 	user_result = 130 * 8;
-	assert_int_equal(stack_take(NULL, 0, &scratch_memory, NULL, 77, 1, 1), STACK_MAX_USER_FRAMES);
-	assert_int_equal(scratch_memory.stack.incomplete, 1u << INCOMPLETE_DEPTH);
+	assert_int_equal(take(NULL, 77, 1, 1), STACK_MAX_HELPER_FRAMES);
+	assert_int_equal(scratch_memory.stack.incomplete, 1u << INCOMPLETE_DEPTH | 1u << INCOMPLETE_NO_MAPPINGS);
 }
 
 static void stack_send__sends_once_and_again_after_it_was_lost(void **state)
@@ -203,13 +219,15 @@ static void stack_send__sends_once_and_again_after_it_was_lost(void **state)
 
 	(void)state;
 	scratch_memory.stack.stack_id = 42;
+	scratch_memory.stack.kernel_frames = 1;
+	scratch_memory.stack.user_frames = 2;
 	ring_room = 0;
-	assert_int_equal(stack_send(&scratch_memory, 3, &full), DROP_STACK_LOST + 1);
+	assert_int_equal(stack_send(&scratch_memory, &full), DROP_STACK_LOST + 1);
 	ring_room = 1000;
-	assert_int_equal(stack_send(&scratch_memory, 3, &full), 0);
+	assert_int_equal(stack_send(&scratch_memory, &full), 0);
 	assert_int_equal(sent, 1);
 	assert_int_equal(last_sent_bytes, sizeof(struct record_stack) + 3 * sizeof(abi_frame));
-	assert_int_equal(stack_send(&scratch_memory, 3, &full), 0);
+	assert_int_equal(stack_send(&scratch_memory, &full), 0);
 	assert_int_equal(sent, 1);
 }
 
@@ -235,10 +253,10 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(find_mapping__agrees_with_a_linear_search, reset),
-		cmocka_unit_test_setup(stack_take__normalises_what_is_mapped_and_keeps_the_rest_raw, reset),
-		cmocka_unit_test_setup(stack_take__an_old_generations_mappings_are_not_used, reset),
-		cmocka_unit_test_setup(stack_take__ids_of_raw_stacks_differ_by_process, reset),
-		cmocka_unit_test_setup(stack_take__says_what_is_missing, reset),
+		cmocka_unit_test_setup(stack__normalises_what_is_mapped_and_keeps_the_rest_raw, reset),
+		cmocka_unit_test_setup(stack__an_old_generations_mappings_are_not_used, reset),
+		cmocka_unit_test_setup(stack__ids_of_raw_stacks_differ_by_process, reset),
+		cmocka_unit_test_setup(stack__says_what_is_missing, reset),
 		cmocka_unit_test_setup(stack_send__sends_once_and_again_after_it_was_lost, reset),
 		cmocka_unit_test_setup(name_send__is_stable_and_never_zero, reset),
 	};

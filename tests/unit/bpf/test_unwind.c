@@ -41,7 +41,7 @@ static unsigned int tail_calls;
 /* The program that calls itself is the loop in walk(). */
 #define bpf_tail_call(ctx, map, slot)                                                                                  \
 	do {                                                                                                           \
-		(void)(ctx), (void)(slot);                                                                             \
+		(void)(ctx), (void)(map), (void)(slot);                                                                             \
 		if (tail_calls_work) {                                                                                 \
 			tail_calls++;                                                                                  \
 			return;                                                                                        \
@@ -58,7 +58,7 @@ static unsigned int tail_calls;
 
 static struct mapping_value table[MAX_MAPPINGS];
 static uint32_t mapping_count;
-static struct unwind_state state_memory;
+static struct scratch scratch_memory;
 static struct unwind_image images[MAX_IMAGES];
 static bool image_loaded[MAX_IMAGES];
 static struct unwind_info infos[UNWIND_MAX_INFOS];
@@ -97,8 +97,8 @@ void *shim_map_lookup(const void *map, const void *key)
 
 	if (map == &mappings)
 		return i < mapping_count ? &table[i] : NULL;
-	if (map == &unwind_states)
-		return &state_memory;
+	if (map == &scratch)
+		return &scratch_memory;
 	if (map == &unwind_images)
 		return i < MAX_IMAGES && image_loaded[i] ? &images[i] : NULL;
 	if (map == &unwind_infos)
@@ -207,12 +207,13 @@ static void load(uint32_t image, const struct cfi_tables *t)
 
 static enum unwind_end walk(uint64_t pc, uint64_t sp, uint64_t bp, uint32_t max_frames)
 {
-	unwind_begin(0, pc, sp, bp, 0, mapping_count, max_frames);
-	unwind_next(NULL, 0, 0);
-	while (state_memory.end == UNWIND_END_RUNNING)
+	scratch_memory.stack = (struct record_stack){0};
+	unwind_begin(&scratch_memory, pc, sp, bp, 0, mapping_count, max_frames, 0);
+	unwind_next(NULL, 0, NULL);
+	while (scratch_memory.walk.end == UNWIND_END_RUNNING)
 		if (!unwind_run(0))
-			unwind_next(NULL, 0, 0);
-	return (enum unwind_end)state_memory.end;
+			unwind_next(NULL, 0, NULL);
+	return (enum unwind_end)scratch_memory.walk.end;
 }
 
 /* --- made stacks
@@ -289,17 +290,17 @@ static void unwind__follows_each_kind_of_rule(void **state)
 	stack_words[15] = AT(5) + 5; /* at byte 4: CFA = sp + 8 */
 	stack_words[16] = AT(6) + 5;
 	assert_int_equal(walk(AT(0), SP(0), 0x1234, UNWIND_MAX_FRAMES), UNWIND_END_OUTERMOST);
-	assert_int_equal(state_memory.frame_count, 8);
-	assert_int_equal(state_memory.frames[0], ABI_FRAME(20, 0));
-	assert_int_equal(state_memory.frames[1], ABI_FRAME(20, 0x14));
-	assert_int_equal(state_memory.frames[2], ABI_FRAME(20, 0x24));
-	assert_int_equal(state_memory.frames[3], ABI_FRAME(20, 0x34));
-	assert_int_equal(state_memory.frames[4], ABI_FRAME(20, 0x42));
-	assert_int_equal(state_memory.frames[5], ABI_FRAME(20, 0x44));
-	assert_int_equal(state_memory.frames[6], ABI_FRAME(20, 0x54));
-	assert_int_equal(state_memory.frames[7], ABI_FRAME(20, 0x64));
-	assert_int_equal(state_memory.bp, SP(100));
-	assert_int_equal(state_memory.by_frame_pointer, 0);
+	assert_int_equal(scratch_memory.walk.frame_count, 8);
+	assert_int_equal(scratch_memory.frames[0], ABI_FRAME(20, 0));
+	assert_int_equal(scratch_memory.frames[1], ABI_FRAME(20, 0x14));
+	assert_int_equal(scratch_memory.frames[2], ABI_FRAME(20, 0x24));
+	assert_int_equal(scratch_memory.frames[3], ABI_FRAME(20, 0x34));
+	assert_int_equal(scratch_memory.frames[4], ABI_FRAME(20, 0x42));
+	assert_int_equal(scratch_memory.frames[5], ABI_FRAME(20, 0x44));
+	assert_int_equal(scratch_memory.frames[6], ABI_FRAME(20, 0x54));
+	assert_int_equal(scratch_memory.frames[7], ABI_FRAME(20, 0x64));
+	assert_int_equal(scratch_memory.walk.bp, SP(100));
+	assert_int_equal(scratch_memory.walk.by_frame_pointer, 0);
 }
 
 static void unwind__plt_and_signal_frames(void **state)
@@ -311,24 +312,24 @@ static void unwind__plt_and_signal_frames(void **state)
 	load_rules(rules, ARRAY_SIZE(rules));
 	stack_words[0] = stack_words[1] = AT(2) + 1;
 	assert_int_equal(walk(AT(0) + 10, SP(0), 0, 528), UNWIND_END_OUTERMOST);
-	assert_int_equal(state_memory.sp, SP(1));
+	assert_int_equal(scratch_memory.walk.sp, SP(1));
 	assert_int_equal(walk(AT(0) + 11, SP(0), 0, 528), UNWIND_END_OUTERMOST);
-	assert_int_equal(state_memory.sp, SP(2));
+	assert_int_equal(scratch_memory.walk.sp, SP(2));
 
 	/* The interrupted place is exact: its row is that of its own first byte. */
 	stack_words[15] = 77;
 	stack_words[20] = SP(200);
 	stack_words[21] = AT(2);
 	assert_int_equal(walk(AT(1) + 1, SP(0), 0, 528), UNWIND_END_OUTERMOST);
-	assert_int_equal(state_memory.frames[1], ABI_FRAME(20, 0x20));
-	assert_int_equal(state_memory.bp, 77);
-	assert_int_equal(state_memory.sp, SP(200));
+	assert_int_equal(scratch_memory.frames[1], ABI_FRAME(20, 0x20));
+	assert_int_equal(scratch_memory.walk.bp, 77);
+	assert_int_equal(scratch_memory.walk.sp, SP(200));
 	/* Returned to by a handler, the trampoline is named by its own address. */
 	stack_words[0] = AT(1);
 	stack_words[11] = AT(1) + 2;
 	stack_words[33] = AT(2);
 	assert_int_equal(walk(AT(0), SP(11), 0, 528), UNWIND_END_OUTERMOST);
-	assert_int_equal(state_memory.frames[1], ABI_FRAME(20, 0x12));
+	assert_int_equal(scratch_memory.frames[1], ABI_FRAME(20, 0x12));
 }
 
 static void unwind__a_signal_trampoline_without_a_table(void **state)
@@ -360,9 +361,9 @@ static void unwind__frame_pointers_are_judged(void **state)
 	stack_words[20] = 0;
 	stack_words[21] = ret;
 	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(10), 528), UNWIND_END_BP_ZERO);
-	assert_int_equal(state_memory.frame_count, 3);
-	assert_int_equal(state_memory.frames[1], ABI_FRAME(20, 0x2ffff));
-	assert_int_equal(state_memory.by_frame_pointer, 1);
+	assert_int_equal(scratch_memory.walk.frame_count, 3);
+	assert_int_equal(scratch_memory.frames[1], ABI_FRAME(20, 0x2ffff));
+	assert_int_equal(scratch_memory.walk.by_frame_pointer, 1);
 
 	assert_int_equal(walk(CODE_BASE + 0x100, SP(11), SP(10), 528), UNWIND_END_NO_TABLE);	/* below sp */
 	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(10) + 4, 528), UNWIND_END_NO_TABLE); /* not aligned */
@@ -377,7 +378,7 @@ static void unwind__frame_pointers_are_judged(void **state)
 
 	table[0].image = IMAGE_JIT;
 	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), 1, 528), UNWIND_END_JIT);
-	assert_int_equal(state_memory.frames[0], ABI_FRAME_RAW | (CODE_BASE + 0x100));
+	assert_int_equal(scratch_memory.frames[0], ABI_FRAME_RAW | (CODE_BASE + 0x100));
 	table[0].image = 21;
 	image_loaded[21] = true;
 	images[21] = (struct unwind_image){.flags = UNWIND_IMAGE_FRAME_POINTER};
@@ -398,17 +399,17 @@ static void unwind__prologue_and_epilogue_without_a_table(void **state)
 	stack_words[5] = caller;
 	memcpy(code_bytes + 0x100, "\xf3\x0f\x1e\xfa\x55", 5);
 	assert_int_equal(walk(at, SP(5), SP(10), 528), UNWIND_END_BP_ZERO);
-	assert_int_equal(state_memory.frame_count, 3);
+	assert_int_equal(scratch_memory.walk.frame_count, 3);
 	assert_int_equal(walk(at + 4, SP(5), SP(10), 528), UNWIND_END_BP_ZERO);
-	assert_int_equal(state_memory.frame_count, 3);
+	assert_int_equal(scratch_memory.walk.frame_count, 3);
 	code_bytes[0x100] = 0xc3;
 	assert_int_equal(walk(at, SP(5), SP(10), 528), UNWIND_END_BP_ZERO);
-	assert_int_equal(state_memory.frame_count, 3);
+	assert_int_equal(scratch_memory.walk.frame_count, 3);
 	memcpy(code_bytes + 0x100, "\x48\x89\xe5", 3);
 	stack_words[4] = SP(10);
 	assert_int_equal(walk(at, SP(4), SP(10), 528), UNWIND_END_BP_ZERO);
-	assert_int_equal(state_memory.frame_count, 3);
-	assert_int_equal(state_memory.frames[1], ABI_FRAME(20, 0xfff));
+	assert_int_equal(scratch_memory.walk.frame_count, 3);
+	assert_int_equal(scratch_memory.frames[1], ABI_FRAME(20, 0xfff));
 }
 
 static void unwind__every_end_has_its_cause(void **state)
@@ -432,7 +433,7 @@ static void unwind__every_end_has_its_cause(void **state)
 	assert_int_equal(walk(AT(0), SP(0), 1, 528), UNWIND_END_RETURN_ZERO);
 	stack_words[0] = 0x1234;
 	assert_int_equal(walk(AT(0), SP(0), 1, 528), UNWIND_END_UNMAPPED);
-	assert_int_equal(state_memory.frames[1], ABI_FRAME_RAW | 0x1233);
+	assert_int_equal(scratch_memory.frames[1], ABI_FRAME_RAW | 0x1233);
 	stack_words[0] = AT(5) + 1;
 	assert_int_equal(walk(AT(4), SP(0), SP(10), 528), UNWIND_END_NO_BP);
 	stack_words[0] = AT(0) + 1;
@@ -454,14 +455,14 @@ static void unwind__walks_528_frames_and_says_that_there_were_more(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(stack_words); i++)
 		stack_words[i] = AT(0) + 8;
 	assert_int_equal(walk(AT(0), SP(0), 0, UNWIND_MAX_FRAMES), UNWIND_END_DEPTH);
-	assert_int_equal(state_memory.frame_count, UNWIND_MAX_FRAMES);
+	assert_int_equal(scratch_memory.walk.frame_count, UNWIND_MAX_FRAMES);
 	assert_int_equal(tail_calls, UNWIND_PROGRAMS);
 	assert_int_equal(walk(AT(0), SP(0), 0, 128), UNWIND_END_DEPTH);
-	assert_int_equal(state_memory.frame_count, 128);
+	assert_int_equal(scratch_memory.walk.frame_count, 128);
 	/* 500 whole. */
 	stack_words[2 * 499 - 1] = AT(1) + 1;
 	assert_int_equal(walk(AT(0), SP(0), 0, UNWIND_MAX_FRAMES), UNWIND_END_OUTERMOST);
-	assert_int_equal(state_memory.frame_count, 500);
+	assert_int_equal(scratch_memory.walk.frame_count, 500);
 }
 
 /* --- real processes
@@ -470,8 +471,9 @@ static void unwind__walks_528_frames_and_says_that_there_were_more(void **state)
 static const char *end_name(int end)
 {
 	static const char *const end_names[] = {
-#define X(sym, name, whole, help) name,
-		UNWIND_ENDS(X)
+		"running",
+#define X(sym, name, help) name,
+		UNWIND_WHOLE_ENDS(X) INCOMPLETE_CAUSES(X)
 #undef X
 	};
 
@@ -481,13 +483,7 @@ static const char *end_name(int end)
 #ifdef HAVE_LIBDW
 static bool end_whole(int end)
 {
-	static const bool whole_ends[] = {
-#define X(sym, name, whole, help) whole,
-		UNWIND_ENDS(X)
-#undef X
-	};
-
-	return whole_ends[end];
+	return end < UNWIND_END_WHOLE_COUNT;
 }
 
 /* The functions of libdw, loaded at run time: the product and the other tests are not linked with it. */
@@ -632,11 +628,11 @@ static void compare(Dwfl *dwfl, pid_t pid, struct score *score)
 	score->compared++;
 	score->ends[end]++;
 	score->whole += end_whole(end);
-	score->frames += state_memory.frame_count;
-	score->by_frame_pointer += state_memory.by_frame_pointer;
-	if (state_memory.frame_count > score->deepest)
-		score->deepest = state_memory.frame_count;
-	equal = o.count == state_memory.frame_count && end_whole(end);
+	score->frames += scratch_memory.walk.frame_count;
+	score->by_frame_pointer += scratch_memory.walk.by_frame_pointer;
+	if (scratch_memory.walk.frame_count > score->deepest)
+		score->deepest = scratch_memory.walk.frame_count;
+	equal = o.count == scratch_memory.walk.frame_count && end_whole(end);
 	for (size_t i = 0; i < o.count && equal; i++) {
 		uint64_t address = o.pcs[i] - !o.exact[i], frame = ABI_FRAME_RAW | address;
 		int at = find_mapping(0, mapping_count, address);
@@ -644,16 +640,16 @@ static void compare(Dwfl *dwfl, pid_t pid, struct score *score)
 		if (at >= 0 && address - table[at].start < (uint64_t)table[at].pages << 12 &&
 		    table[at].image != IMAGE_JIT)
 			frame = ABI_FRAME(table[at].image, address - table[at].start + table[at].offset);
-		equal = frame == state_memory.frames[i];
+		equal = frame == scratch_memory.frames[i];
 	}
 	score->equal += equal;
 	if (!equal && score->shown++ < 3) {
 		print_message("differs: pc %#llx, %zu frames of libdw, %u of ours, end %s\n", regs.rip, o.count,
-			      state_memory.frame_count, end_name((int)end));
-		for (size_t i = 0; i < o.count || i < state_memory.frame_count; i++)
+			      scratch_memory.walk.frame_count, end_name((int)end));
+		for (size_t i = 0; i < o.count || i < scratch_memory.walk.frame_count; i++)
 			print_message("  %#lx%s  image %u %#llx\n", i < o.count ? (unsigned long)o.pcs[i] : 0,
-				      o.exact[i] ? "!" : "", ABI_FRAME_IMAGE(state_memory.frames[i]),
-				      (unsigned long long)ABI_FRAME_OFFSET(state_memory.frames[i]));
+				      o.exact[i] ? "!" : "", ABI_FRAME_IMAGE(scratch_memory.frames[i]),
+				      (unsigned long long)ABI_FRAME_OFFSET(scratch_memory.frames[i]));
 	}
 }
 

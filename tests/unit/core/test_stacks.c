@@ -63,6 +63,16 @@ int process_find_mapping(const struct process *p, uint64_t address, struct mappi
 	return 0;
 }
 
+static image_id wanted[16];
+static size_t wanted_count;
+
+void images_want_table(struct images *t, image_id id)
+{
+	(void)t;
+	assert_true(wanted_count < 16);
+	wanted[wanted_count++] = id;
+}
+
 static void on_forget_stack(void *user, uint64_t stack_id)
 {
 	(void)user;
@@ -89,6 +99,7 @@ static int setup(void **state)
 	const struct stacks_forget forget = {.stack = on_forget_stack, .name = on_forget_name};
 
 	forgotten = 0;
+	wanted_count = 0;
 	frame_count = 1;
 	mapping_error = 0;
 	assert_int_equal(intern_create(1 << 20, &f.strings), 0);
@@ -205,7 +216,38 @@ static void stacks_resolve__shows_what_is_missing_as_frames(void **state)
 	assert_int_equal(stacks_add(f->stacks, r, 0), 0);
 	assert_int_equal(stacks_resolve(f->stacks, 2, NULL, false, 0, &view), 0);
 	assert_int_equal(frames[trie_frame(f->trie, view.node)].offset, SPECIAL_KERNEL_UNKNOWN);
-	assert_int_equal(frames[trie_frame(f->trie, trie_parent(f->trie, view.node))].offset, SPECIAL_UNKNOWN);
+	assert_int_equal(frames[trie_frame(f->trie, trie_parent(f->trie, view.node))].offset,
+			 SPECIAL_INCOMPLETE + INCOMPLETE_USER_STACK);
+	/* Of several causes the one that the others follow from. */
+	r = make(3, 0, 1, ips + 1);
+	r->incomplete = 1u << INCOMPLETE_DEPTH | 1u << INCOMPLETE_STACK_READ | 1u << INCOMPLETE_NO_TABLE;
+	assert_int_equal(stacks_add(f->stacks, r, 0), 0);
+	assert_int_equal(stacks_resolve(f->stacks, 3, NULL, false, 0, &view), 0);
+	assert_int_equal(frames[trie_frame(f->trie, trie_parent(f->trie, view.node))].offset,
+			 SPECIAL_INCOMPLETE + INCOMPLETE_NO_TABLE);
+}
+
+static void stacks_resolve__wants_the_tables_that_were_missing(void **state)
+{
+	struct fixture *f = *state;
+	const abi_frame ips[] = {ABI_FRAME(20, 1), ABI_FRAME(IMAGE_VDSO, 1), ABI_FRAME(20, 2),
+				 ABI_FRAME_RAW | 0x7000040, ABI_FRAME(21, 1)};
+	struct record_stack *r = make(1, 0, 5, ips);
+	struct stack_view view;
+
+	r->incomplete = 1u << INCOMPLETE_NO_TABLE;
+	assert_int_equal(stacks_add(f->stacks, r, 0), 0);
+	for (size_t hits = 1; hits < 3; hits++) {
+		/* At each hit: it may have been thrown out meanwhile. */
+		assert_int_equal(stacks_resolve(f->stacks, 1, NULL, false, 0, &view), 0);
+		assert_int_equal(wanted_count, 3 * hits);
+		assert_int_equal(wanted[wanted_count - 3] + wanted[wanted_count - 2] + wanted[wanted_count - 1],
+				 20 + 21 + IMAGE_VDSO);
+	}
+	/* A whole stack needs none. */
+	assert_int_equal(stacks_add(f->stacks, make(2, 0, 5, ips), 0), 0);
+	assert_int_equal(stacks_resolve(f->stacks, 2, NULL, false, 0, &view), 0);
+	assert_int_equal(wanted_count, 6);
 }
 
 static void stacks_name__is_kept_while_it_is_used(void **state)
@@ -235,6 +277,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(stacks_add__at_the_limit_it_is_forgotten_and_comes_again, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(stacks_resolve__shows_what_is_missing_as_frames, setup, teardown),
+		cmocka_unit_test_setup_teardown(stacks_resolve__wants_the_tables_that_were_missing, setup, teardown),
 		cmocka_unit_test_setup_teardown(stacks_name__is_kept_while_it_is_used, setup, teardown),
 	};
 

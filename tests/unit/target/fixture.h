@@ -21,6 +21,8 @@ static struct {
 	} published[32];
 	size_t publish_calls, retire_calls, published_count;
 	int publish_result;
+	size_t inherit_calls;
+	int inherit_result;
 } fix;
 
 static inline int fix_publish(void *user, uint32_t pid, uint32_t generation, const struct mapping *mappings,
@@ -47,9 +49,24 @@ static inline void fix_retire(void *user, uint32_t pid, uint32_t generation)
 			fix.published[i].retired = true;
 }
 
+static inline int fix_inherit(void *user, uint32_t pid, uint32_t generation, uint32_t parent_pid,
+			      uint32_t parent_generation)
+{
+	bool parent_published = false;
+
+	assert_ptr_equal(user, &fix);
+	assert_true(pid != parent_pid && generation != parent_generation);
+	for (size_t i = 0; i < fix.published_count; i++)
+		parent_published |= fix.published[i].pid == parent_pid &&
+				    fix.published[i].generation == parent_generation && !fix.published[i].retired;
+	assert_true(parent_published);
+	fix.inherit_calls++;
+	return fix.inherit_result;
+}
+
 static inline void fix_create(struct targets_options *options)
 {
-	struct mapping_sink sink = {.publish = fix_publish, .retire = fix_retire, .user = &fix};
+	struct mapping_sink sink = {.publish = fix_publish, .inherit = fix_inherit, .retire = fix_retire, .user = &fix};
 
 	if (!options->host)
 		options->host = "box";

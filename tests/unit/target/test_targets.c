@@ -343,6 +343,49 @@ static void tick__publishes_what_changed(void **state)
 	assert_true(fix.published[0].retired);
 }
 
+static void fork__a_child_of_a_published_process_inherits(void **state)
+{
+	struct process *p;
+
+	(void)state;
+	fork_at(1 * S, 7, 100, 1, 0);
+	exec_at(1 * S + 1, 7, 101, 100, "x");
+	mmap_at(2 * S, 7, 0x10000, 0x1000, 5, "/bin/x");
+	fork_at(2 * S + 1, 8, 102, 7, 101); /* the parent is not published: nothing to inherit */
+	assert_int_equal(fix.inherit_calls, 0);
+	p = targets_get(fix.targets, 7, 101, 2 * S);
+	targets_want_published(fix.targets, p);
+	targets_tick(fix.targets, 3 * S);
+	assert_int_equal(fix.publish_calls, 1);
+
+	fork_at(4 * S, 9, 103, 7, 101);
+	targets_tick(fix.targets, 4 * S);
+	assert_int_equal(fix.inherit_calls, 1);
+	assert_int_equal(fix.publish_calls, 1); /* the range is shared */
+	mmap_at(5 * S, 9, 0x20000, 0x1000, 6, "/lib/y");
+	targets_tick(fix.targets, 5 * S);
+	assert_int_equal(fix.publish_calls, 2); /* of its own from now on */
+	assert_int_equal(fix.published[1].pid, 9);
+	exit_at(6 * S, 9, 103);
+	targets_tick(fix.targets, 6 * S);
+	assert_true(fix.published[1].retired);
+
+	/* What the kernel side gave cannot stay: it is published at once. */
+	fix.inherit_result = -ENOENT;
+	fork_at(7 * S, 10, 104, 7, 101);
+	targets_tick(fix.targets, 7 * S);
+	assert_int_equal(fix.publish_calls, 3);
+	assert_int_equal(fix.published[2].pid, 10);
+	/* An exec ends it. */
+	fix.inherit_result = 0;
+	fork_at(8 * S, 11, 105, 7, 101);
+	exec_at(8 * S + 1, 11, 106, 105, "y");
+	fix.retire_calls = 0;
+	targets_tick(fix.targets, 8 * S + 2);
+	assert_int_equal(fix.publish_calls, 3);
+	assert_int_equal(fix.retire_calls, 1);
+}
+
 static void tick__sink_is_full(void **state)
 {
 	struct targets_stats stats;
@@ -423,6 +466,7 @@ int main(void)
 		CASE(events__lost_and_late),
 		CASE(mmap__kinds),
 		CASE(tick__publishes_what_changed),
+		CASE(fork__a_child_of_a_published_process_inherits),
 		CASE(tick__sink_is_full),
 		CASE(processes__limit),
 		CASE(destroy__with_reads_under_way),
