@@ -1,7 +1,8 @@
 /* Compiler of call frame information (.eh_frame, .debug_frame) into unwind rows by file offset.
  *
  * Input may be hostile: time is linear in the sections' bytes (a CIE, which is short, may be gone through once for each
- * of its functions) but for one radix sort, memory is bounded by the limits below, and nothing read is believed before it was checked. Parser process only; no state, any thread.
+ * of its functions) but for one radix sort, memory is bounded by the limits below, and nothing read is believed before
+ * it was checked. Parser process only; no state, any thread.
  *
  * The types are those that cross from the parser to the daemon and that the cache on disk keeps, so their numbers only
  * grow. They have the layout of bpf/unwind_abi.h, but an info's index means something in its own table only: the loader

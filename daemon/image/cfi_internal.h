@@ -149,7 +149,7 @@ struct cfi_function {
 };
 
 #define CIE_CACHE 256
-#define CIE_MAX_BYTES 256 /* real ones have 20 to 40 */
+#define CIE_MAX_BYTES 256    /* real ones have 20 to 40 */
 #define MAX_CODE_SEGMENTS 64 /* those that count; usual files have one */
 #define INFO_SLOTS (2 * CFI_MAX_INFOS)
 

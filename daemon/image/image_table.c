@@ -254,6 +254,7 @@ void images_table_answer(struct images *t, image_id id, int result)
 	if (!result) {
 		take_loaded(t, y);
 	} else if (result == -ENOENT && y->table.state == TABLE_FINDING) {
+		y->table.sink_has = false;
 		set_state(t, y, TABLE_COMPILING);
 		queue_first(t, y);
 	} else if (result == -ENOSPC) {

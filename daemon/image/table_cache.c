@@ -66,8 +66,8 @@ static void drop(struct table_cache *c, const char *name)
 
 	if (fstatat(c->dir, name, &st, AT_SYMLINK_NOFOLLOW) || unlinkat(c->dir, name, 0) || !S_ISREG(st.st_mode))
 		return;
-	c->stats.bytes -= on_disk((uint64_t)st.st_size) < c->stats.bytes ? on_disk((uint64_t)st.st_size)
-									 : c->stats.bytes;
+	c->stats.bytes -=
+		on_disk((uint64_t)st.st_size) < c->stats.bytes ? on_disk((uint64_t)st.st_size) : c->stats.bytes;
 }
 
 struct entry {
@@ -155,7 +155,7 @@ static int make_room(struct table_cache *c, uint64_t more)
 	if (r)
 		return r;
 	c->stats.bytes = l.bytes;
-	if (l.bytes + more > c->max_bytes) {
+	if (l.bytes + more > c->max_bytes && more <= c->max_bytes) {
 		uint64_t to = c->max_bytes - c->max_bytes / ROOM_PART;
 
 		qsort(l.entries, l.count, sizeof(*l.entries), by_mtime);

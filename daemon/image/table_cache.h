@@ -23,10 +23,10 @@ int table_cache_put(struct table_cache *c, const char *key, const struct table *
 
 struct table_cache_stats {
 	uint64_t hits, misses;
-	uint64_t broken;       /* files removed because they were no good; also misses */
+	uint64_t broken; /* files removed because they were no good; also misses */
 	uint64_t write_errors;
-	uint64_t removed;      /* files that left to make room */
-	uint64_t bytes;	       /* as the disk counts them, in blocks of 4 KiB */
+	uint64_t removed; /* files that left to make room */
+	uint64_t bytes;	  /* as the disk counts them, in blocks of 4 KiB */
 };
 void table_cache_get_stats(const struct table_cache *c, struct table_cache_stats *ret);
 

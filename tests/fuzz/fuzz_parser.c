@@ -1,12 +1,14 @@
 /* Fuzzer of everything that reads foreign bytes in the parser: an input is a file that is an ELF image, and the text of
- * a kallsyms. Build: clang -fsanitize=fuzzer,address,undefined with daemon/image/{elf,symbols,gopclntab,kallsyms,
- * demangle}.c, daemon/util/err.c and -liberty. */
+ * a kallsyms. Whatever table the parser makes of it is one that the daemon takes. */
+#include <errno.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "daemon/image/elf.h"
+#include "daemon/image/parser_table.h"
 #include "daemon/image/symbols.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -22,6 +24,35 @@ static void look_up(const struct symbols *s)
 		if (name)
 			(void)demangle(name, text, sizeof(text));
 	}
+}
+
+/* As the daemon does: the parts have to fill the block that the first one names. */
+static int take_part(void *user, uint32_t total_bytes, uint32_t offset, const struct iovec *pieces, size_t piece_count)
+{
+	struct table **block = user;
+
+	if (!*block)
+		*block = malloc(total_bytes);
+	if (!*block)
+		return -ENOMEM;
+	for (size_t i = 0; i < piece_count; i++) {
+		if (offset > total_bytes || pieces[i].iov_len > total_bytes - offset)
+			abort();
+		memcpy((char *)*block + offset, pieces[i].iov_base, pieces[i].iov_len);
+		offset += (uint32_t)pieces[i].iov_len;
+	}
+	return 0;
+}
+
+static void compile_table(const struct elf_file *f)
+{
+	_cleanup_free_ struct table *block = NULL;
+	char key[TABLE_KEY_BYTES];
+	struct err e = {0};
+
+	(void)parser_table_key(f, 1, key);
+	if (!parser_table_compile(f, 1000, take_part, &block, &e) && table_check(block, block->bytes))
+		abort();
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -47,6 +78,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		if (!symbols_load_elf(&s, &f, &e))
 			look_up(&s);
 		symbols_deinit(&s);
+		compile_table(&f);
 		elf_close(&f);
 	}
 	lseek(fd, 0, SEEK_SET);
