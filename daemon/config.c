@@ -50,6 +50,7 @@ static const struct walk_key limits_keys[] = {
 	{"series", walk_u32, CONFIG_AT(limits.series), 1, 1000000},
 	{"sessions", walk_u32, CONFIG_AT(limits.sessions), 1, 1024},
 	{"triggers_per_hour", walk_u32, CONFIG_AT(limits.triggers_per_hour), 0, 3600},
+	{"tables_mib", walk_u32, CONFIG_AT(limits.tables_mib), 1, 1024},
 };
 
 static const struct walk_key symbols_keys[] = {
@@ -305,6 +306,7 @@ int config_create(struct config **ret)
 	c->limits.series = 2000;
 	c->limits.sessions = 16;
 	c->limits.triggers_per_hour = 20;
+	c->limits.tables_mib = 48;
 	c->listen = strdup(CONFIG_DEFAULT_LISTEN);
 	c->debuginfod = calloc(1, sizeof(char *));
 	c->targets_allow = calloc(2, sizeof(char *));

@@ -57,6 +57,7 @@ struct config {
 	} store;
 	struct {
 		uint32_t series, sessions, triggers_per_hour;
+		uint32_t tables_mib; /* kernel memory for unwind tables */
 	} limits;
 	char **debuginfod; /* NULL-terminated */
 	struct config_relabel *relabel;

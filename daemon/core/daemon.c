@@ -43,7 +43,7 @@ struct daemon {
 	struct pipeline *pipeline;
 	struct service service;
 	struct event *drain;
-	uint32_t rate_hz, max_series;
+	uint32_t rate_hz, max_series, tables_mib;
 };
 
 /* The sanitizer build can be made small from outside, so that the tests see every limit. */
@@ -149,14 +149,14 @@ static void on_drain(evutil_socket_t fd _unused_, short what _unused_, void *use
 	service_after_drain(&d->service);
 }
 
-static int create_table_worker(struct daemon *d, const char *cache_dir, struct err *e)
+static int create_table_worker(struct daemon *d, const struct config *config, const char *cache_dir, struct err *e)
 {
 	struct table_worker_options options = {.cache_dir = cache_dir};
 	struct table_sink sink;
 	int err;
 
 	track_table_maps(d->track, &options.tables.images_fd, &options.tables.infos_fd, &options.tables.segments_fd);
-	options.tables.budget_bytes = test_size("BAROSCOPE_TEST_TABLE_BYTES");
+	options.tables.budget_bytes = (uint64_t)config->limits.tables_mib << 20;
 	err = table_worker_create(d->base, d->images, &options, &d->tables, e);
 	if (err)
 		return err;
@@ -213,7 +213,7 @@ static int create_parts(struct daemon *d, const struct config *config, const cha
 	if (!err)
 		err = track_open(&track, &d->track, e);
 	if (!err)
-		err = create_table_worker(d, cache_dir, e);
+		err = create_table_worker(d, config, cache_dir, e);
 	if (!err)
 		err = static_labels(config, d->strings, &labels, e);
 	if (err)
@@ -256,6 +256,7 @@ int daemon_create(struct event_base *base, const struct daemon_options *options,
 	d->lock_fd = -1;
 	d->rate_hz = options->config->cpu.rate_hz;
 	d->max_series = options->config->limits.series;
+	d->tables_mib = options->config->limits.tables_mib;
 	err = lock_state_dir(options->state_dir, &d->lock_fd, e);
 	if (!err)
 		err = create_parts(d, options->config, options->state_dir, e);
@@ -369,6 +370,8 @@ int daemon_reload(struct daemon *d, const struct config *config, const char **re
 		*ret_note = "cpu.rate_hz takes effect at the next start";
 	else if (config->limits.series != d->max_series)
 		*ret_note = "limits.series takes effect at the next start";
+	else if (config->limits.tables_mib != d->tables_mib)
+		*ret_note = "limits.tables_mib takes effect at the next start";
 	return 0;
 }
 

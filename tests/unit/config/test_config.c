@@ -53,6 +53,7 @@ static void config_parse__empty_forms_give_the_defaults(void **state)
 		assert_int_equal(c->limits.series, 2000);
 		assert_int_equal(c->limits.sessions, 16);
 		assert_int_equal(c->limits.triggers_per_hour, 20);
+		assert_int_equal(c->limits.tables_mib, 48);
 		assert_null(c->debuginfod[0]);
 		assert_string_equal(c->targets_allow[0], "/**");
 		assert_null(c->targets_allow[1]);
