@@ -1,5 +1,5 @@
-/* Ranges of a table that BPF programs read (mappings, a segment of unwind tables): who has which, what is free, what was
- * freed too lately to be written again. Pure bookkeeping. */
+/* Ranges of a table that BPF programs read (mappings, a segment of unwind tables): who has which, what is free, what
+ * was freed too lately to be written again. Pure bookkeeping. */
 #ifndef BAROSCOPE_TRACK_RANGES_H
 #define BAROSCOPE_TRACK_RANGES_H
 

@@ -158,8 +158,7 @@ int segments_at(struct segments *s, struct segment_range range, void **ret)
 	struct segment *g = &s->list[range.segment];
 
 	if (!g->memory) {
-		void *memory =
-			mmap(NULL, sizeof(struct unwind_segment), PROT_READ | PROT_WRITE, MAP_SHARED, g->fd, 0);
+		void *memory = mmap(NULL, sizeof(struct unwind_segment), PROT_READ | PROT_WRITE, MAP_SHARED, g->fd, 0);
 
 		if (memory == MAP_FAILED)
 			return -errno;

@@ -16,10 +16,10 @@
 
 #define DEFAULT_BUDGET_BYTES (48ull << 20)
 #define DEFAULT_GRACE_NS (2 * NS_PER_S)
-#define USED_SHIFT 30	/* unwind_image.used */
-#define AHEAD 16	/* one part in so many is kept free or resting */
+#define USED_SHIFT 30			 /* unwind_image.used */
+#define AHEAD 16			 /* one part in so many is kept free or resting */
 #define MAX_INFOS (UNWIND_MAX_INFOS / 4) /* of one image: as many as the compiler gives */
-#define MIN_CHUNK 4096u /* words: smaller holes are not filled with a part of an image */
+#define MIN_CHUNK 4096u			 /* words: smaller holes are not filled with a part of an image */
 
 _Static_assert(sizeof(struct cfi_info) == sizeof(struct unwind_info) &&
 		       offsetof(struct cfi_info, merge) == offsetof(struct unwind_info, merge),
@@ -66,8 +66,8 @@ struct goal {
 int tables_create(const struct tables_options *options, struct tables **ret, struct err *e)
 {
 	uint64_t grace_ns = options->grace_ns ? options->grace_ns : DEFAULT_GRACE_NS;
-	uint64_t segments = (options->budget_bytes ? options->budget_bytes : DEFAULT_BUDGET_BYTES) /
-			    sizeof(struct unwind_segment);
+	uint64_t segments =
+		(options->budget_bytes ? options->budget_bytes : DEFAULT_BUDGET_BYTES) / sizeof(struct unwind_segment);
 	struct tables *t = calloc(1, sizeof(*t));
 	struct bpf_map_info info = {0};
 	uint32_t bytes = sizeof(info);
@@ -105,8 +105,7 @@ void tables_destroy(struct tables *t)
 
 	if (!t)
 		return;
-	HASH_ITER(hh, t->images, l, next)
-	{
+	HASH_ITER (hh, t->images, l, next) {
 		HASH_DEL(t->images, l);
 		loaded_free(l);
 	}
@@ -186,8 +185,7 @@ static void evict_until(struct tables *t, const struct goal *g, const struct evi
 	all = malloc(HASH_COUNT(t->images) * sizeof(*all));
 	if (!all)
 		return;
-	HASH_ITER(hh, t->images, l, next)
-	{
+	HASH_ITER (hh, t->images, l, next) {
 		struct unwind_image value = {0};
 
 		if (l == how->keep)

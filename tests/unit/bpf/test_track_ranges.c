@@ -70,9 +70,39 @@ static void ranges_give__rests_for_the_grace_time(void **state)
 	ranges_destroy(r);
 }
 
+static void ranges_cancel__is_free_at_once(void **state)
+{
+	struct ranges *r;
+	uint32_t a, b, c;
+
+	(void)state;
+	assert_int_equal(ranges_create(10, GRACE_NS, &r), 0);
+	assert_int_equal(ranges_largest(r), 10);
+	assert_int_equal(ranges_take(r, 4, 0, &a), 0);
+	assert_int_equal(ranges_take(r, 4, 0, &b), 0);
+	assert_int_equal(ranges_take(r, 2, 0, &c), 0);
+	assert_int_equal(ranges_largest(r), 0);
+	ranges_cancel(r, b, 4);
+	assert_int_equal(ranges_largest(r), 4);
+	assert_int_equal(ranges_used(r), 6);
+	/* The end of a range, joined to what is free behind it. */
+	ranges_cancel(r, a + 1, 3);
+	assert_int_equal(ranges_largest(r), 7);
+	ranges_give(r, c, 2, 100);
+	assert_int_equal(ranges_resting(r), 2);
+	ranges_wake(r, 100 + GRACE_NS - 1);
+	assert_int_equal(ranges_resting(r), 2);
+	ranges_wake(r, 100 + GRACE_NS);
+	assert_int_equal(ranges_resting(r), 0);
+	assert_int_equal(ranges_largest(r), 9);
+	assert_int_equal(ranges_used(r), 1);
+	ranges_destroy(r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(ranges_cancel__is_free_at_once),
 		cmocka_unit_test(ranges_take__never_overlaps),
 		cmocka_unit_test(ranges_give__rests_for_the_grace_time),
 	};
