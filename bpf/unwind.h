@@ -18,6 +18,7 @@
 
 #define UNWIND_CONTINUE (-1)
 #define UNWIND_FRAME_POINTER_MAX (16u << 20) /* a larger frame is not believed without a table */
+#define UNWIND_CHAIN_MAX (1u << 20)	     /* nor, without a call before its return address, one larger than this */
 /* What unwind_row returns beside the info's index (bits 0..15): distance from the row (16..31). */
 #define UNWIND_ROW_BROKEN (~0ULL)
 
@@ -142,9 +143,20 @@ __noinline int unwind_signal(abi_u32 set)
 	return UNWIND_CONTINUE;
 }
 
+/* Whether the saved frame pointer at `at` goes on to a frame like this one. 0 ends a chain only in code that is known
+ * to have no tables: elsewhere a zero on the stack is likelier to be anything else. */
+static __always_inline int unwind_chains(abi_u64 at, abi_u64 saved, abi_u32 end)
+{
+	if (!saved)
+		return end == UNWIND_END_FRAME_POINTER || end == UNWIND_END_JIT;
+	return !(saved & 7) && saved > at + 8 && saved - at < UNWIND_CHAIN_MAX;
+}
+
 /* Code without a table. What must hold before a frame pointer is believed: it is aligned, not below the stack pointer
- * and not far above it, and the return address beside it lies in executable memory, behind a call. At the place of the
- * interruption the instruction tells whether the frame is being built or is gone already. `end` is the cause if not. */
+ * and not far above it, and the return address beside it lies in executable memory, behind a call, or the chain goes on
+ * from there: interpreters return to entries that nobody calls, and a goroutine's first function to one that did not
+ * call it. At the place of the interruption the instruction tells whether the frame is being built or is gone already.
+ * `end` is the cause if not. */
 __noinline int unwind_by_frame_pointer(abi_u32 set, abi_u32 end)
 {
 	struct unwind_state *st = unwind_state_get(set);
@@ -188,7 +200,7 @@ __noinline int unwind_by_frame_pointer(abi_u32 set, abi_u32 end)
 		return (int)end;
 	if (!frame[1])
 		return UNWIND_END_RETURN_ZERO;
-	if (!unwind_mapped(st, frame[1] - 1) || !unwind_follows_call(frame[1]))
+	if (!unwind_mapped(st, frame[1] - 1) || (!unwind_chains(at, frame[0], end) && !unwind_follows_call(frame[1])))
 		return (int)end;
 	st->bp = frame[0];
 	st->pc = frame[1];
@@ -206,6 +218,7 @@ __noinline int unwind_apply(abi_u32 set, abi_u32 index, abi_u32 distance)
 	abi_u64 cfa, frame[2] = {}, bp;
 	abi_u32 cfa_rule, bp_rule;
 	long long offset;
+	int has_both = 1;
 
 	if (!st)
 		return UNWIND_END_BROKEN_TABLE;
@@ -245,16 +258,19 @@ __noinline int unwind_apply(abi_u32 set, abi_u32 index, abi_u32 distance)
 	}
 	if (cfa <= st->sp)
 		return UNWIND_END_NO_PROGRESS;
-	/* Both words at once; the lower one may lie below the stack's last page. */
-	if (unwind_read(frame, sizeof(frame), cfa - 16) && unwind_read(&frame[1], 8, cfa - 8))
-		return UNWIND_END_STACK_READ;
+	/* Both words at once; the lower one may lie in a page that is not there. */
+	if (unwind_read(frame, sizeof(frame), cfa - 16)) {
+		if (unwind_read(&frame[1], 8, cfa - 8))
+			return UNWIND_END_STACK_READ;
+		has_both = 0;
+	}
 	if (bp_rule == UNWIND_BP_AT_CFA || bp_rule == UNWIND_BP_AT_BP) {
 		abi_u64 from = (bp_rule == UNWIND_BP_AT_CFA ? cfa : st->bp) + (abi_u64)(long long)info.bp_offset;
 
 		if (bp_rule == UNWIND_BP_AT_BP && st->bp_lost)
 			return UNWIND_END_NO_BP;
 		bp = frame[0];
-		if (from != cfa - 16 && unwind_read(&bp, sizeof(bp), from))
+		if ((from != cfa - 16 || !has_both) && unwind_read(&bp, sizeof(bp), from))
 			return UNWIND_END_STACK_READ;
 		st->bp = bp;
 		st->bp_lost = 0;
