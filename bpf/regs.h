@@ -18,6 +18,11 @@ struct user_regs {
 
 enum regs_kind { REGS_NONE, REGS_64_BIT, REGS_32_BIT };
 
+static __always_inline int regs_in_user(struct bpf_perf_event_data *ctx)
+{
+	return (ctx->regs.cs & 3) == 3;
+}
+
 /* What the current task's user mode was interrupted with. ctx of a perf event. */
 static __always_inline enum regs_kind regs_of_sample(struct bpf_perf_event_data *ctx, struct task_struct *task,
 						     struct user_regs *ret)
@@ -25,7 +30,7 @@ static __always_inline enum regs_kind regs_of_sample(struct bpf_perf_event_data 
 	const struct pt_regs *regs;
 	abi_u64 cs = ctx->regs.cs;
 
-	if ((cs & 3) == 3) {
+	if (regs_in_user(ctx)) {
 		ret->pc = ctx->regs.rip;
 		ret->sp = ctx->regs.rsp;
 		ret->bp = ctx->regs.rbp;

@@ -47,7 +47,7 @@ static __always_inline abi_u64 hash_step(abi_u64 h, abi_u64 v)
 __noinline int normalise_kernel(abi_u32 set, abi_u32 count)
 {
 	struct scratch *s = scratch_get(set);
-	abi_u64 h = hash_seed ^ count;
+	abi_u64 h = hash_step(hash_seed, count);
 
 	if (!s)
 		return -1;
@@ -115,16 +115,18 @@ __noinline int normalise_user(abi_u32 set, abi_u32 at, abi_u32 frames, abi_u32 s
 	return (any & ABI_FRAME_RAW) != 0;
 }
 
-/* The kernel stack of the current task; begins s->stack. */
+/* The kernel stack of the current task, if it is in the kernel; begins s->stack. */
 static __always_inline void stack_kernel(void *ctx, abi_u32 set, struct scratch *s, const struct proc_value *proc,
-					 abi_u32 pid, abi_u64 time_ns)
+					 abi_u32 pid, abi_u64 time_ns, int in_kernel)
 {
 	abi_u32 frames = 0, incomplete = 0;
-	long bytes = bpf_get_stack(ctx, s->kernel_ips, STACK_MAX_KERNEL_FRAMES * sizeof(abi_u64), 0);
+	long bytes = 0;
 
+	if (in_kernel)
+		bytes = bpf_get_stack(ctx, s->kernel_ips, STACK_MAX_KERNEL_FRAMES * sizeof(abi_u64), 0);
 	if (bytes > 0)
 		frames = (abi_u32)bytes / sizeof(abi_u64);
-	/* -EFAULT: the event hit user mode and there is no kernel stack. */
+	/* -EFAULT: there is none. */
 	else if (bytes < 0 && bytes != -14)
 		incomplete |= 1u << INCOMPLETE_KERNEL_STACK;
 	if (frames >= STACK_MAX_KERNEL_FRAMES) {
@@ -137,7 +139,9 @@ static __always_inline void stack_kernel(void *ctx, abi_u32 set, struct scratch 
 	s->stack.kernel_frames = (abi_u16)frames;
 	s->stack.user_frames = 0;
 	s->stack.incomplete = incomplete;
-	normalise_kernel(set, frames);
+	s->stack.stack_id = hash_seed;
+	if (frames)
+		normalise_kernel(set, frames);
 }
 
 /* The range of the process's mappings, NULL if they are not known, or only those of another generation. */

@@ -48,10 +48,11 @@ __noinline int cpu_send(abi_u32 set)
 		stats->drops[DROP_STACK_LOST]++;
 		return 0;
 	}
+	if (s->stack.incomplete)
 #pragma unroll
-	for (int i = 0; i < INCOMPLETE_CAUSE_COUNT; i++)
-		if (s->stack.incomplete & (1u << i))
-			stats->incomplete[i]++;
+		for (int i = 0; i < INCOMPLETE_CAUSE_COUNT; i++)
+			if (s->stack.incomplete & (1u << i))
+				stats->incomplete[i]++;
 
 	s->sample.head.type = RECORD_SAMPLE;
 	s->sample.head.cpu = (abi_u16)bpf_get_smp_processor_id();
@@ -138,7 +139,7 @@ static __always_inline int sample(struct bpf_perf_event_data *ctx, struct profil
 	proc = bpf_map_lookup_elem(&procs, &pid);
 	s->sample.tid = (abi_u32)pid_tgid;
 	s->sample.time_ns = bpf_ktime_get_ns();
-	stack_kernel(ctx, SCRATCH_INTERRUPT, s, proc, pid, s->sample.time_ns);
+	stack_kernel(ctx, SCRATCH_INTERRUPT, s, proc, pid, s->sample.time_ns, !regs_in_user(ctx));
 	is_user = !(BPF_CORE_READ(task, flags) & PF_KTHREAD);
 	if (is_user)
 		kind = regs_of_sample(ctx, task, &regs);

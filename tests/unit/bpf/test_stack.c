@@ -96,7 +96,7 @@ static int reset(void **state)
 /* A whole stack by the kernel's helper; the number of frames. */
 static uint32_t take(const struct proc_value *proc, uint32_t pid, uint64_t time_ns, bool has_user)
 {
-	stack_kernel(NULL, 0, &scratch_memory, proc, pid, time_ns);
+	stack_kernel(NULL, 0, &scratch_memory, proc, pid, time_ns, 1);
 	if (has_user)
 		stack_user_helper(NULL, 0, &scratch_memory, stack_range(proc, pid));
 	else
