@@ -71,7 +71,7 @@ FUZZ_SRC  := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_BIN  := $(FUZZ_SRC:%.c=$(B)/%)
 
 W         := build/workloads
-WORKLOADS := $(W)/w_deep $(W)/w_c $(W)/w_c_static $(W)/w_cpp $(W)/w_misc $(W)/w_unwind $(W)/bpfnoise
+WORKLOADS := $(W)/w_deep $(W)/w_c $(W)/w_c_static $(W)/w_nofp_static $(W)/w_cpp $(W)/w_misc $(W)/w_unwind $(W)/bpfnoise
 WORKLOADS += $(if $(shell command -v go),$(W)/w_go $(W)/w_go_stripped)
 WORKLOADS += $(if $(shell command -v rustc),$(W)/w_rust $(W)/w_rust_nofp)
 
@@ -110,12 +110,20 @@ $(B)/tests/bench/bench_tables: $(B)/tests/bench/bench_tables.o $(B)/libbaroscope
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(UNIT_BIN) $(ROOT_BIN): $(B)/%: $(B)/%.o $(B)/libbaroscope.a
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS) -lcmocka
+# The unwinder in user space, and what records stacks for it.
+UNWIND_USER := $(B)/tests/bpf/unwind_user.o
+STACK_CASE  := $(UNWIND_USER) $(B)/tests/bpf/stack_case.o $(B)/tests/bpf/stack_replay.o
+STACKREC    := $(patsubst %.c,$(B)/%.o,$(wildcard tests/tools/*.c)) $(STACK_CASE)
+$(B)/tests/unit/bpf/test_unwind: $(UNWIND_USER)
+$(B)/tests/unit/bpf/test_replay: $(STACK_CASE)
+$(B)/stackrec: $(STACKREC) $(B)/libbaroscope.a
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(FUZZ_BIN): $(B)/%: $(B)/%.o $(B)/libbaroscope.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
 
 .PHONY: test-binaries fuzz-binaries workloads generated
-test-binaries: $(UNIT_BIN) $(ROOT_BIN)
+test-binaries: $(UNIT_BIN) $(ROOT_BIN) $(B)/stackrec
 fuzz-binaries: $(FUZZ_BIN)
 generated: $(SKELS) $(PROTO_H)
 workloads: $(WORKLOADS) ## targets with an oracle, for the tests
@@ -129,6 +137,9 @@ $(W)/w_c: tests/workloads/w_c.c tests/workloads/oracle.h
 $(W)/w_c_static: tests/workloads/w_c.c tests/workloads/oracle.h
 	@mkdir -p $(@D)
 	gcc $(W_CFLAGS) -pthread -static -o $@ $<
+$(W)/w_nofp_static: tests/workloads/w_nofp.c tests/workloads/oracle.h
+	@mkdir -p $(@D)
+	gcc $(filter-out %frame-pointer,$(W_CFLAGS)) -fomit-frame-pointer -static -o $@ $<
 $(W)/w_cpp: tests/workloads/w_cpp.cc tests/workloads/oracle.h
 	@mkdir -p $(@D)
 	g++ $(W_CFLAGS) -o $@ $<
@@ -162,7 +173,7 @@ $(W)/bpfnoise: tests/workloads/bpfnoise.c $(W)/bpfnoise.skel.h
 
 # --- for people and CI ---------------------------------------------------------------------------------------------
 
-.PHONY: help deps run test must-show fresh kernels fuzz format format-check lint layers bench bench-cpu install clean
+.PHONY: help deps run test must-show fresh kernels fuzz format format-check lint stackrec layers bench bench-cpu install clean
 JOBS      := -j$(shell nproc)
 SUB        = +@$(MAKE) --no-print-directory $(JOBS)
 
@@ -191,9 +202,9 @@ fresh: ## test and run on a debootstrapped minimal Debian 12 in a chroot
 	@scripts/deps.sh fresh
 	@scripts/fresh.sh
 
-kernels: ## boot Debian's kernels in the emulator and sample there (KERNELS="5.10 6.1 newest")
+kernels: ## boot Debian's kernels in the emulator and sample there (KERNELS="5.10 6.1 6.12 newest")
 	@scripts/deps.sh build test kernels
-	$(SUB) all build/workloads/w_c_static
+	$(SUB) all build/workloads/w_c_static build/workloads/w_nofp_static
 	@tests/kernels/run.sh $(KERNELS)
 
 fuzz: ## run each fuzzer for FUZZ_SECONDS (default 60)
@@ -213,6 +224,9 @@ lint: format-check layers ## formatting, layers, clang-tidy, shellcheck
 	@scripts/deps.sh build test lint
 	$(SUB) generated
 	@scripts/lint.sh "$(filter-out -DBAROSCOPE_VERSION%,$(CPPFLAGS)) -std=gnu11" $(filter %.c,$(LIB_SRC) $(CTL_SRC) $(wildcard daemon/main.c))
+
+stackrec: ## build/stackrec: records stacks of processes as cases, compares them with elfutils
+	$(SUB) $(B)/stackrec
 
 layers: ## who may include whom
 	@scripts/check-layers.sh

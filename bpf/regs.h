@@ -6,11 +6,19 @@
 
 #include <linux/ptrace.h>
 
-#include "bpf/kernel.h"
+#include "bpf/scratch.h"
 
-struct user_regs {
-	abi_u64 pc, sp, bp;
-};
+/* Words of struct pt_regs, as scratch.registers has them. */
+#define REGS_BP 4
+#define REGS_PC 16
+#define REGS_CS 17
+#define REGS_SP 19
+_Static_assert(__builtin_offsetof(struct pt_regs, rbp) == REGS_BP * 8 &&
+		       __builtin_offsetof(struct pt_regs, rip) == REGS_PC * 8 &&
+		       __builtin_offsetof(struct pt_regs, cs) == REGS_CS * 8 &&
+		       __builtin_offsetof(struct pt_regs, rsp) == REGS_SP * 8 &&
+		       sizeof(struct pt_regs) <= SCRATCH_REGISTERS * 8,
+	       "struct pt_regs");
 
 #define REGS_USER_CS 0x33 /* of a 64-bit program */
 #define REGS_COMPAT_CS 0x23
@@ -23,30 +31,30 @@ static __always_inline int regs_in_user(struct bpf_perf_event_data *ctx)
 	return (ctx->regs.cs & 3) == 3;
 }
 
-/* What the current task's user mode was interrupted with. ctx of a perf event. */
+/* Fills s->registers with what the current task's user mode was interrupted with. ctx of a perf event. */
 static __always_inline enum regs_kind regs_of_sample(struct bpf_perf_event_data *ctx, struct task_struct *task,
-						     struct user_regs *ret)
+						     struct scratch *s)
 {
-	const struct pt_regs *regs;
-	abi_u64 cs = ctx->regs.cs;
+	struct pt_regs *to = (struct pt_regs *)s->registers;
+	const void *from;
+	abi_u64 cs;
 
 	if (regs_in_user(ctx)) {
-		ret->pc = ctx->regs.rip;
-		ret->sp = ctx->regs.rsp;
-		ret->bp = ctx->regs.rbp;
+#define REGS_COPY(name) to->name = ctx->regs.name
+		REGS_COPY(r15), REGS_COPY(r14), REGS_COPY(r13), REGS_COPY(r12), REGS_COPY(rbp), REGS_COPY(rbx);
+		REGS_COPY(r11), REGS_COPY(r10), REGS_COPY(r9), REGS_COPY(r8), REGS_COPY(rax), REGS_COPY(rcx);
+		REGS_COPY(rdx), REGS_COPY(rsi), REGS_COPY(rdi), REGS_COPY(rip), REGS_COPY(cs), REGS_COPY(rsp);
+#undef REGS_COPY
 	} else {
 		/* dd6e10fbd9fb ("bpf: Add bpf_task_pt_regs() helper", v5.15) */
 		if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_task_pt_regs))
-			regs = (const struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+			from = (const void *)bpf_task_pt_regs(bpf_get_current_task_btf());
 		else
-			regs = (const struct pt_regs *)((char *)BPF_CORE_READ(task, stack) + REGS_STACK_BYTES) - 1;
-		if (bpf_probe_read_kernel(&cs, sizeof(cs), &regs->cs) ||
-		    bpf_probe_read_kernel(&ret->pc, sizeof(ret->pc), &regs->rip) ||
-		    bpf_probe_read_kernel(&ret->sp, sizeof(ret->sp), &regs->rsp) ||
-		    bpf_probe_read_kernel(&ret->bp, sizeof(ret->bp), &regs->rbp))
+			from = (char *)BPF_CORE_READ(task, stack) + REGS_STACK_BYTES - sizeof(*to);
+		if (bpf_probe_read_kernel(to, sizeof(*to), from))
 			return REGS_NONE;
 	}
-	cs &= 0xffff; /* what is above belongs to the kernel */
+	cs = s->registers[REGS_CS] & 0xffff; /* what is above belongs to the kernel */
 	return cs == REGS_USER_CS ? REGS_64_BIT : cs == REGS_COMPAT_CS ? REGS_32_BIT : REGS_NONE;
 }
 

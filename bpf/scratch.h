@@ -12,6 +12,8 @@ enum scratch_set { SCRATCH_INTERRUPT, SCRATCH_SWITCH, SCRATCH_SETS };
 #define SCRATCH_FRAMES 1024
 _Static_assert(SCRATCH_FRAMES > STACK_MAX_FRAMES, "frames of a stack");
 
+#define SCRATCH_REGISTERS 32 /* words; a power of two above those of struct pt_regs */
+
 /* A walk up a user stack, see unwind.h. */
 struct unwind_state {
 	abi_u64 pc, sp, bp;
@@ -27,7 +29,8 @@ struct unwind_state {
 	abi_u8 by_frame_pointer; /* some frame was walked without a table */
 	abi_u8 no_table;	 /* some image was not loaded */
 	abi_u8 raw;		 /* some frame is raw */
-	abi_u16 pad;
+	abi_u8 has_registers;	 /* scratch.registers are those of the first frame */
+	abi_u8 pad;
 	struct mapping_value last; /* that the frame before was found in */
 };
 
@@ -40,7 +43,8 @@ struct scratch {
 	struct record_name name;
 	struct mapping_value last; /* that a frame of this stack was found in */
 	struct unwind_state walk;
-	abi_u64 started_ns; /* 0: this run does not time itself */
+	abi_u64 registers[SCRATCH_REGISTERS]; /* the interrupted user mode's, as in struct pt_regs */
+	abi_u64 started_ns;		      /* 0: this run does not time itself */
 };
 
 struct {

@@ -148,7 +148,7 @@ __noinline int unwind_signal(abi_u32 set)
 static __always_inline int unwind_chains(abi_u64 at, abi_u64 saved, abi_u32 end)
 {
 	if (!saved)
-		return end == UNWIND_END_FRAME_POINTER || end == UNWIND_END_JIT;
+		return end == UNWIND_END_FRAME_POINTER;
 	return !(saved & 7) && saved > at + 8 && saved - at < UNWIND_CHAIN_MAX;
 }
 
@@ -192,14 +192,15 @@ __noinline int unwind_by_frame_pointer(abi_u32 set, abi_u32 end)
 	if (st->bp_lost)
 		return (int)end;
 	at = st->bp;
+	/* No thread begins in generated code: a zero there is a register like any other. */
 	if (!at)
-		return UNWIND_END_BP_ZERO;
+		return end == UNWIND_END_JIT ? UNWIND_END_JIT : UNWIND_END_BP_ZERO;
 	if ((at & 7) || at < st->sp || at - st->sp > UNWIND_FRAME_POINTER_MAX)
 		return (int)end;
 	if (unwind_read(frame, sizeof(frame), at))
 		return (int)end;
 	if (!frame[1])
-		return UNWIND_END_RETURN_ZERO;
+		return end == UNWIND_END_JIT ? UNWIND_END_JIT : UNWIND_END_RETURN_ZERO;
 	if (!unwind_mapped(st, frame[1] - 1) || (!unwind_chains(at, frame[0], end) && !unwind_follows_call(frame[1])))
 		return (int)end;
 	st->bp = frame[0];
@@ -213,15 +214,17 @@ __noinline int unwind_by_frame_pointer(abi_u32 set, abi_u32 end)
 /* Goes to the caller by info `index`, found `distance` bytes behind its row. */
 __noinline int unwind_apply(abi_u32 set, abi_u32 index, abi_u32 distance)
 {
-	struct unwind_state *st = unwind_state_get(set);
+	struct scratch *s = scratch_get(set);
+	struct unwind_state *st;
 	struct unwind_info *found, info;
 	abi_u64 cfa, frame[2] = {}, bp;
 	abi_u32 cfa_rule, bp_rule;
 	long long offset;
 	int has_both = 1;
 
-	if (!st)
+	if (!s)
 		return UNWIND_END_BROKEN_TABLE;
+	st = &s->walk;
 	found = bpf_map_lookup_elem(&unwind_infos, &index);
 	if (!found)
 		return UNWIND_END_BROKEN_TABLE;
@@ -236,8 +239,6 @@ __noinline int unwind_apply(abi_u32 set, abi_u32 index, abi_u32 distance)
 		return unwind_signal(set);
 	if (cfa_rule == UNWIND_CFA_NONE)
 		return unwind_by_frame_pointer(set, UNWIND_END_GAP);
-	if (cfa_rule == UNWIND_CFA_FRAME_POINTER)
-		return unwind_by_frame_pointer(set, UNWIND_END_FRAME_POINTER);
 	if (cfa_rule == UNWIND_CFA_END)
 		return UNWIND_END_OUTERMOST;
 	if (st->bp_lost && (cfa_rule == UNWIND_CFA_BP || cfa_rule == UNWIND_CFA_BP_DEREF))
@@ -253,6 +254,8 @@ __noinline int unwind_apply(abi_u32 set, abi_u32 index, abi_u32 distance)
 		cfa += (abi_u64)(offset & 255);
 	} else if (cfa_rule == UNWIND_CFA_PLT) {
 		cfa = st->sp + 8 + ((st->pc & 15) >= (abi_u64)offset ? 8 : 0);
+	} else if (cfa_rule == UNWIND_CFA_REGISTER && st->has_registers && st->frame_count == 1) {
+		cfa = s->registers[offset & (SCRATCH_REGISTERS - 1)] + (abi_u64)(offset >> 5);
 	} else {
 		return UNWIND_END_UNSUPPORTED;
 	}
@@ -355,7 +358,8 @@ __noinline int unwind_step(abi_u32 set)
 	return unwind_by_table(set, st->last.image, in);
 }
 
-/* Behind `base` frames of the kernel, whose hash is `hash`. (start, count) is the process's range of map `mappings`. */
+/* Begins behind the kernel's frames in s->stack. (start, count) is the process's range of map `mappings`. Who has
+ * filled s->registers sets walk.has_registers then. */
 static __always_inline void unwind_begin(struct scratch *s, abi_u64 pc, abi_u64 sp, abi_u64 bp, abi_u32 start,
 					 abi_u32 count, abi_u32 max_frames, abi_u64 time_ns)
 {
@@ -377,6 +381,7 @@ static __always_inline void unwind_begin(struct scratch *s, abi_u64 pc, abi_u64 
 	st->by_frame_pointer = 0;
 	st->no_table = 0;
 	st->raw = 0;
+	st->has_registers = 0;
 	st->end = UNWIND_END_RUNNING;
 	st->last.start = 0;
 	st->last.pages = 0;

@@ -27,16 +27,16 @@ typedef short abi_s16;
 
 /* How the caller's stack pointer (the CFA) is found. */
 enum unwind_cfa {
-	UNWIND_CFA_NONE = 0,	      /* no table says anything about this place: frame pointer, if plausible */
-	UNWIND_CFA_INVALID = 1,	      /* the table says something that rows cannot express */
-	UNWIND_CFA_END = 2,	      /* the return address is undefined: the outermost frame */
-	UNWIND_CFA_SP = 3,	      /* sp + offset */
-	UNWIND_CFA_BP = 4,	      /* bp + offset */
-	UNWIND_CFA_SP_DEREF = 5,      /* *(sp + (offset >> 8)) + (offset & 255) */
-	UNWIND_CFA_BP_DEREF = 6,      /* *(bp + (offset >> 8)) + (offset & 255) */
-	UNWIND_CFA_PLT = 7,	      /* sp + 8, and 8 more from byte `offset` of a 16-byte entry on */
-	UNWIND_CFA_SIGNAL = 8,	      /* sp points to the kernel's signal frame */
-	UNWIND_CFA_FRAME_POINTER = 9, /* bp + 16, with bp at bp, judged before it is believed */
+	UNWIND_CFA_NONE = 0,	 /* no table says anything about this place: frame pointer, if plausible */
+	UNWIND_CFA_INVALID = 1,	 /* the table says something that rows cannot express */
+	UNWIND_CFA_END = 2,	 /* the return address is undefined: the outermost frame */
+	UNWIND_CFA_SP = 3,	 /* sp + offset */
+	UNWIND_CFA_BP = 4,	 /* bp + offset */
+	UNWIND_CFA_SP_DEREF = 5, /* *(sp + (offset >> 8)) + (offset & 255) */
+	UNWIND_CFA_BP_DEREF = 6, /* *(bp + (offset >> 8)) + (offset & 255) */
+	UNWIND_CFA_PLT = 7,	 /* sp + 8, and 8 more from byte `offset` of a 16-byte entry on */
+	UNWIND_CFA_SIGNAL = 8,	 /* sp points to the kernel's signal frame */
+	UNWIND_CFA_REGISTER = 9, /* word (offset & 31) of struct pt_regs + (offset >> 5); interrupted frame only */
 };
 
 /* Where the caller's bp is. */

@@ -122,7 +122,6 @@ static __always_inline int sample(struct bpf_perf_event_data *ctx, struct profil
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	abi_u32 pid = (abi_u32)(pid_tgid >> 32);
-	struct user_regs regs = {};
 	enum regs_kind kind = REGS_NONE;
 	struct range_value *range;
 	struct proc_value *proc;
@@ -142,12 +141,13 @@ static __always_inline int sample(struct bpf_perf_event_data *ctx, struct profil
 	stack_kernel(ctx, SCRATCH_INTERRUPT, s, proc, pid, s->sample.time_ns, !regs_in_user(ctx));
 	is_user = !(BPF_CORE_READ(task, flags) & PF_KTHREAD);
 	if (is_user)
-		kind = regs_of_sample(ctx, task, &regs);
+		kind = regs_of_sample(ctx, task, s);
 	if (kind != REGS_NONE) {
 		range = stack_range(proc, pid);
 		if (range && kind == REGS_64_BIT) {
-			unwind_begin(s, regs.pc, regs.sp, regs.bp, range->start, range->count, UNWIND_MAX_FRAMES,
-				     s->sample.time_ns);
+			unwind_begin(s, s->registers[REGS_PC], s->registers[REGS_SP], s->registers[REGS_BP],
+				     range->start, range->count, UNWIND_MAX_FRAMES, s->sample.time_ns);
+			s->walk.has_registers = 1;
 			return 1;
 		}
 		stack_user_helper(ctx, SCRATCH_INTERRUPT, s, range);

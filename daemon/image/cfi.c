@@ -191,8 +191,8 @@ static int run_all(struct cfi_build *b)
 				}
 				break;
 			}
-		if (i && fde->start > end && fde->start - end >= gap_bytes) {
-			r = cfi_rows_add(b, (uint32_t)end, (struct cfi_info){0});
+		if (fde->start > end && fde->start - end >= gap_bytes) {
+			r = cfi_plt_fill(b, (uint32_t)end, fde->start);
 			if (r)
 				return r;
 		}
@@ -201,7 +201,7 @@ static int run_all(struct cfi_build *b)
 			return r;
 		end = stop;
 	}
-	r = cfi_rows_add(b, (uint32_t)end, (struct cfi_info){0});
+	r = cfi_plt_fill(b, (uint32_t)end, UINT32_MAX);
 	return r ? r : cfi_rows_finish(b);
 }
 
@@ -229,6 +229,7 @@ static int build(struct cfi_build *b, struct err *e)
 	r = sort(b);
 	if (r)
 		return r;
+	cfi_plt_find(b);
 	/* About 8 bytes of section a merged row. */
 	r = cfi_rows_init(b, (b->sections[0].bytes + b->sections[1].bytes) / 8);
 	if (!r)

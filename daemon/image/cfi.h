@@ -31,6 +31,7 @@ enum cfi_cfa {
 	CFI_CFA_BP_DEREF = 6,
 	CFI_CFA_PLT = 7, /* sp + 8, 8 more from byte `offset` of a 16-byte entry on */
 	CFI_CFA_SIGNAL = 8,
+	CFI_CFA_IN_REGISTER = 9, /* word (offset & 31) of the kernel's pt_regs + (offset >> 5) */
 };
 
 enum cfi_bp {
@@ -70,7 +71,8 @@ _Static_assert(sizeof(struct cfi_page) == 8, "cfi_page");
 	X(OUTSIDE, "outside", "functions outside the executable segments or beyond 4 GiB of the file")                 \
 	X(BROKEN, "broken", "entries that are cut off or contradict themselves")                                       \
 	X(ENCODING, "encoding", "entries with a pointer encoding or an augmentation that is not known")                \
-	X(CFA_REGISTER, "cfa_register", "rows whose CFA is in a register other than rsp and rbp")                      \
+	X(CFA_REGISTER, "cfa_register",                                                                                \
+	  "rows whose CFA is in a register other than rsp and rbp: for interrupted code only")                         \
 	X(CFA_EXPRESSION, "cfa_expression", "rows whose CFA is an expression that is not known")                       \
 	X(RETURN_RULE, "return_rule", "rows whose return address is not at CFA - 8")                                   \
 	X(BP_RULE, "bp_rule", "rows whose rbp is saved in a way that rows cannot express: taken as lost")              \

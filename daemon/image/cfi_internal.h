@@ -1,6 +1,6 @@
 /* Between the files of the CFI compiler: cfi.c (functions, order), cfi_sections.c (where the sections are, compressed
- * ones), cfi_entry.c (CIE and FDE), cfi_rules.c (their programs), cfi_go.c (what Go leaves out), cfi_rows.c (rows and
- * infos). No state beyond struct cfi_build. */
+ * ones), cfi_entry.c (CIE and FDE), cfi_rules.c (their programs), cfi_go.c (what Go leaves out), cfi_plt.c (PLTs
+ * without entries), cfi_rows.c (rows and infos). No state beyond struct cfi_build. */
 #ifndef BAROSCOPE_IMAGE_CFI_INTERNAL_H
 #define BAROSCOPE_IMAGE_CFI_INTERNAL_H
 
@@ -139,6 +139,13 @@ struct cfi_go_function {
 	uint32_t kind;	/* enum cfi_go */
 };
 
+/* A section of jumps to other files' functions. */
+struct cfi_plt {
+	uint32_t start, bytes; /* file offset */
+	bool lazy;	       /* the first entry calls the dynamic linker, the others may push */
+};
+#define MAX_PLTS 4
+
 struct cfi_function {
 	const struct cfi_section *section;
 	const struct cfi_cie *cie;
@@ -159,7 +166,9 @@ struct cfi_build {
 	const struct elf_segment *code[MAX_CODE_SEGMENTS]; /* executable ones */
 	size_t code_count;
 	struct cfi_section sections[2]; /* .eh_frame, .debug_frame */
-	struct cfi_cie *cies;		/* CIE_CACHE of them */
+	struct cfi_plt plts[MAX_PLTS];	/* by start, apart from each other */
+	size_t plt_count;
+	struct cfi_cie *cies; /* CIE_CACHE of them */
 	struct cfi_fde *fdes;
 	size_t fde_count, fde_cap;
 	struct cfi_go_function *go; /* by start */
@@ -185,6 +194,11 @@ bool cfi_place(const struct cfi_build *b, uint64_t address, uint64_t bytes, uint
 /* cfi_sections.c */
 /* Fills b->sections as far as there are any; what cannot be used is counted. -ENOMEM, -EIO. */
 int cfi_sections_load(struct cfi_build *b);
+
+/* cfi_plt.c */
+void cfi_plt_find(struct cfi_build *b);
+/* Rows of a hole between functions, [from, to): none, but for the PLTs in it. -ENOMEM, -EFBIG. */
+int cfi_plt_fill(struct cfi_build *b, uint32_t from, uint32_t to);
 
 /* cfi_go.c */
 /* Fills b->go if there are entries of Go's linker and a function table that fits them; b->fdes is sorted. -ENOMEM. */

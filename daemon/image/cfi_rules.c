@@ -278,11 +278,23 @@ static struct cfi_info refuse(struct cfi_build *b, enum cfi_count why)
 	return (struct cfi_info){.rules = CFI_CFA_INVALID};
 }
 
+/* A CFA in a register that is neither rsp nor rbp: hand-written leaf functions and prologues that realign the stack. */
+static bool in_register(struct cfi_build *b, int64_t *offset, uint32_t reg)
+{
+	static const uint8_t words[] = CFI_REG_WORDS;
+
+	b->out.counts[CFI_CFA_REGISTER]++;
+	if (reg >= sizeof(words) || *offset < INT32_MIN / 32 || *offset > INT32_MAX / 32)
+		return false;
+	*offset = *offset * 32 + words[reg];
+	return true;
+}
+
 static struct cfi_info to_info(struct cfi_build *b, const struct cfi_function *f, const struct cfi_rules *r)
 {
 	enum cfi_cfa cfa = (enum cfi_cfa)r->cfa_expression;
 	enum cfi_bp bp = CFI_BP_SAME;
-	int64_t bp_offset = 0;
+	int64_t bp_offset = 0, cfa_offset = r->cfa_offset;
 
 	if (r->ra == WHERE_UNDEFINED)
 		return (struct cfi_info){.rules = CFI_CFA_END};
@@ -292,13 +304,18 @@ static struct cfi_info to_info(struct cfi_build *b, const struct cfi_function *f
 	if (r->ra != WHERE_AT_CFA || r->ra_offset != CFI_RA_OFFSET)
 		return refuse(b, CFI_RETURN_RULE);
 	if (!cfa) {
-		if (r->cfa_register != CFI_REG_SP && r->cfa_register != CFI_REG_BP)
-			return refuse(b, CFI_CFA_REGISTER);
-		cfa = r->cfa_register == CFI_REG_SP ? CFI_CFA_SP : CFI_CFA_BP;
+		if (r->cfa_register == CFI_REG_SP)
+			cfa = CFI_CFA_SP;
+		else if (r->cfa_register == CFI_REG_BP)
+			cfa = CFI_CFA_BP;
+		else if (!in_register(b, &cfa_offset, r->cfa_register))
+			return refuse(b, CFI_RANGE);
+		else
+			cfa = CFI_CFA_IN_REGISTER;
 	} else if (cfa == CFI_CFA_INVALID) {
 		return refuse(b, CFI_CFA_EXPRESSION);
 	}
-	if (r->cfa_offset < INT32_MIN || r->cfa_offset > INT32_MAX)
+	if (cfa_offset < INT32_MIN || cfa_offset > INT32_MAX)
 		return refuse(b, CFI_RANGE);
 	switch ((enum cfi_where)r->bp) {
 	case WHERE_UNSET:
@@ -331,7 +348,7 @@ static struct cfi_info to_info(struct cfi_build *b, const struct cfi_function *f
 		bp_offset = 0;
 	}
 	return (struct cfi_info){
-		.offset = (int32_t)r->cfa_offset,
+		.offset = (int32_t)cfa_offset,
 		.bp_offset = (int16_t)bp_offset,
 		.rules = (uint8_t)(cfa | (unsigned int)bp << 4),
 	};

@@ -10,6 +10,12 @@
 #define CFI_REG_SP 7
 #define CFI_REG_RA 16
 
+/* Where the kernel's struct pt_regs has the registers 0 to 15, in words. */
+#define CFI_REG_WORDS                                                                                                  \
+	{                                                                                                              \
+		10, 12, 11, 5, 13, 14, 4, 19, 9, 8, 7, 6, 3, 2, 1, 0                                                   \
+	}
+
 /* The return address is at CFA - 8. */
 #define CFI_RA_OFFSET (-8)
 
@@ -26,5 +32,10 @@
 /* A lazy PLT entry has 16 bytes; from one of these on its push is done. */
 #define CFI_PLT_PUSHED_MIN 10
 #define CFI_PLT_PUSHED_MAX 11
+#define CFI_PLT_ENTRY_BYTES 16
+/* The first entry of a PLT with lazy binding: push of a word of the GOT, then a jump by another. */
+#define CFI_PLT_HEAD_0 0xff
+#define CFI_PLT_HEAD_1 0x35
+#define CFI_PLT_HEAD_PUSHED 6
 
 #endif

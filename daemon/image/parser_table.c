@@ -26,6 +26,10 @@ static const struct {
 	{".zdebug_frame", true},
 	{".gopclntab", true},
 	{".data.rel.ro.gopclntab", true},
+	{".plt", true},
+	{".plt.sec", true},
+	{".plt.got", true},
+	{".iplt", true},
 };
 
 static int hash_contents(XXH3_state_t *state, const struct elf_file *f, uint64_t offset, uint64_t bytes)

@@ -121,7 +121,7 @@ static bool infos_are_sound(const struct table *t)
 	const struct cfi_info *infos = table_infos(t);
 
 	for (uint32_t i = 0; i < t->info_count; i++)
-		if (cfi_cfa_of(infos[i]) > CFI_CFA_SIGNAL || cfi_bp_of(infos[i]) > CFI_BP_UNDEFINED)
+		if (cfi_cfa_of(infos[i]) > CFI_CFA_IN_REGISTER || cfi_bp_of(infos[i]) > CFI_BP_UNDEFINED)
 			return false;
 	return true;
 }

@@ -6,6 +6,7 @@ The ELF images have what the parser looks at: symbol tables, a build id, and a G
 import os
 import struct
 import sys
+import zlib
 
 GO_MAGICS = {"1.2": 0xFFFFFFFB, "1.16": 0xFFFFFFFA, "1.18": 0xFFFFFFF0, "1.20": 0xFFFFFFF1}
 NAMES = ["main", "_ZN3foo3barIiEEvT_", "_RNvCs15kBYyAo9fc_7mycrate3foo", "_ZN4core3fmt9Formatter3pad17h0123456789abcdefE",
@@ -137,20 +138,37 @@ targets: {allow: ["/**"], deny: ["/secret.slice/**"]}
 """
 
 
-def cfi_seeds():
-    """A CIE with FDEs that begin near their own place, with the instructions that compilers use."""
-    programs = [b"\x0c\x07\x08\x90\x01", b"\x41\x0e\x10\x86\x02\x43\x0d\x06\x02\x50\x0c\x07\x08",
-                b"\x44\x0e\x20\x0a\x0e\x08\x41\x0b\x2e\x10", b"\x0f\x03\x77\x08\x06\x10\x06\x02\x76\x78", b"\x04\0\x01\0\0\x07\x10"]
+def entry(body):
+    body += bytes(-len(body) % 4)
+    return struct.pack("<I", len(body)) + body
+
+
+def debug_frame(programs, data_align=b"\x78"):
+    """As compilers of C write it, or with \x7c Go's linker: addresses of 8 bytes, CIEs by offset."""
+    data = entry(struct.pack("<I", 0xFFFFFFFF) + b"\x03\0\x01" + data_align + b"\x10\x0c\x07\x08\x90\x01")
     for n, program in enumerate(programs):
-        cie = struct.pack("<I", 0) + b"\x01zR\0\x01\x78\x10\x01\x1b" + programs[0]
-        cie += bytes(-len(cie) % 4)
-        data = struct.pack("<I", len(cie)) + cie
+        data += entry(struct.pack("<IQQ", 0, TEXT + 0x100 * n, 0x100) + program)
+    return data
+
+
+def cfi_seeds():
+    """A CIE with FDEs that begin near their own place, with the instructions that compilers use, and some that never
+    get on. The first byte is enum input of fuzz_cfi.c."""
+    programs = [b"\x0c\x07\x08\x90\x01", b"\x41\x0e\x10\x86\x02\x43\x0d\x06\x02\x50\x0c\x07\x08",
+                b"\x44\x0e\x20\x0a\x0e\x08\x41\x0b\x2e\x10", b"\x0f\x03\x77\x08\x06\x10\x06\x02\x76\x78", b"\x04\0\x01\0\0\x07\x10",
+                b"\x01\x20\x10\0\0\0\0\0\0\x0e\x10", b"\x0a" * 12, b"\x41\x0e\x10\x41\x0e\x18" * 8]
+    for n, program in enumerate(programs):
+        data = entry(struct.pack("<I", 0) + b"\x01zR\0\x01\x78\x10\x01\x1b" + programs[0])
         for place in range(3):
-            fde = struct.pack("<IiI", len(data) + 4, 0x1000 * (place + 1), 0x80) + b"\0" + program
-            fde += bytes(-len(fde) % 4)
-            data += struct.pack("<I", len(fde)) + fde
+            data += entry(struct.pack("<IiI", len(data) + 4, 0x1000 * (place + 1), 0x80) + b"\0" + program)
         yield f"eh{n}", b"\0" + data + bytes(4)
-        yield f"debug{n}", b"\x01" + data + bytes(4)
+        yield f"debug{n}", b"\x01" + debug_frame([program] * 3)
+    plain = debug_frame(programs)
+    yield "pack", b"\x02" + plain
+    yield "compressed", b"\x04" + struct.pack("<IIQQ", 1, 0, len(plain), 1) + zlib.compress(plain)
+    for version in ("1.18", "1.20"):
+        table = pclntab(version, 8)
+        yield "go" + version, b"\x09" + struct.pack("<H", len(table)) + table + debug_frame([b"\x41\x0e\x10"] * 4, b"\x7c")
 
 
 SEEDS = {"fuzz_cfi": cfi_seeds, "fuzz_parser": parser_seeds, "fuzz_control": control_seeds, "fuzz_config": config_seeds}

@@ -63,6 +63,22 @@ ctl top process_cpu '{comm="dd"}' --json --since 5m | data top_dd
 ctl export process_cpu '{comm="w_c_static"}' --format json --since 5m | data profile
 ctl export process_cpu --format pprof --since 5m -o /tmp/cpu.pb.gz && data pprof </tmp/cpu.pb.gz
 
+# Stacks without frame pointers. The first process brings the table and keeps it; the second, the same file under another
+# name, is judged. n_deep only calls: it is seen when a stack was walked by the table.
+ln /usr/bin/w_nofp_static /usr/bin/w_nofp_again
+w_nofp_static >/tmp/oracle &
+nofp=$!
+walked() { ctl top process_cpu '{comm="w_nofp_static"}' --since 5m 2>/dev/null | grep -q n_deep; }
+poll 60 walked
+w_nofp_again --cpu-seconds 10 >/tmp/oracle_nofp
+again() { ctl top process_cpu '{comm="w_nofp_again"}' --since 5m 2>/dev/null | grep -q n_signal; }
+poll 30 again
+kill -TERM $nofp
+wait $nofp
+say oracle_nofp "$(tail -n 1 /tmp/oracle_nofp)"
+ctl export process_cpu '{comm="w_nofp_again"}' --format json --since 5m | data nofp
+ctl status --json | data status_nofp
+
 # A processor leaves and comes back: what runs on it later is sampled.
 if [ -e /sys/devices/system/cpu/cpu1/online ]; then
 	echo 0 >/sys/devices/system/cpu/cpu1/online

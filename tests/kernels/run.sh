@@ -3,7 +3,7 @@
 #
 # Packages come from Debian's suites by an apt configuration of our own (the system's sources stay as they are), by the
 # newest name that a suite has at that moment, and stay in build/kernels. The guest is busybox, the release build of the
-# daemon and baroctl, and a workload, in an initramfs; what it finds comes out on the serial console and is judged by
+# daemon and baroctl, and two workloads, in an initramfs; what it finds comes out on the serial console and is judged by
 # verdict.py. `newest` also boots with preempt=full. Ends in `N passed, N failed, N skipped`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -12,7 +12,7 @@ build=$root/${BAROSCOPE_BUILD:-build}
 here=$root/tests/kernels
 work=$root/build/kernels
 mkdir -p "$work"
-[ $# -gt 0 ] || set -- 5.10 6.1 newest
+[ $# -gt 0 ] || set -- 5.10 6.1 6.12 newest
 
 if [ "$(uname -m)" != x86_64 ]; then
 	echo "skip kernels: machine: only x86_64 kernels are booted"
@@ -106,6 +106,7 @@ initramfs() {
 	put "$build/baroscoped"
 	put "$build/baroctl"
 	put "$root/build/workloads/w_c_static"
+	put "$root/build/workloads/w_nofp_static"
 	put "$(command -v bpftool || echo /usr/sbin/bpftool)"
 	install -m 755 "$here/init.sh" "$tree/init"
 	echo 'root:x:0:0:root:/:/bin/sh' >"$tree/etc/passwd"
@@ -148,5 +149,6 @@ mkdir -p "$root/build/figures"
 	grep -h '^# .*: kernel ' "$work"/*.verdict 2>/dev/null | sed 's/^# //' || true
 	echo "$passed passed, $failed failed"
 } >"$root/build/figures/light.4"
+grep -h '^# .*: stacks: ' "$work"/*.verdict 2>/dev/null | sed 's/^# //' >"$root/build/figures/stacks.7" || true
 echo "$passed passed, $failed failed, 0 skipped"
 [ "$failed" = 0 ] && [ "$passed" -gt 0 ]

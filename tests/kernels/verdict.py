@@ -10,12 +10,17 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, ROOT)
 from tests.lib.pprof import Profile  # noqa: E402
+from tests.lib.stacks import complete_share  # noqa: E402
 from tests.lib.stats import chi_square_p  # noqa: E402
 
 # What a program took to verify when this was last looked at: NAME PROGRAM INSNS. A rise over 25 % needs a reason,
 # given by a new line here.
 BASELINE = os.path.join(ROOT, "tests/kernels/verified-insns")
 FUNCTIONS = ["c_hot_half", "c_hot_quarter", "c_hot_inner", "c_hot_tenth"]
+# What main of w_nofp calls; n_descend is there this many times in a stack.
+CALLED = ["n_deep", "n_hot_plain", "n_sort", "n_signal"]
+DEPTH = 400
+COMPLETE_PCT = 99.5
 
 
 def console(path):
@@ -70,6 +75,46 @@ def identity(judge, what, status):
     return cpu
 
 
+def below_main(profile):
+    """What each function that main calls used, with all that it calls, and how often n_descend is in one stack."""
+    names, stacks = profile["names"], profile["stacks"]
+    used, deepest, of_node = dict.fromkeys(CALLED, 0), 0, []
+    for parent, number, total in zip(stacks["parent"], stacks["name"], stacks["total"]):
+        name, (by_main, depth) = names[number], of_node[parent] if parent >= 0 else (False, 0)
+        if by_main and name in used:
+            used[name] += total
+        depth += name == "n_descend"
+        deepest = max(deepest, depth)
+        of_node.append((name == "main", depth))
+    return used, deepest
+
+
+def stacks_without_frame_pointers(judge, said, verified):
+    profile, oracle = document(said, "nofp"), json.loads(said.get("oracle_nofp") or "null")
+    status = document(said, "status_nofp")
+    if not judge.check("no frame pointers: profile, oracle, status", profile and profile.get("samples") and oracle and status):
+        return
+    shares = complete_share(profile)
+    # A process's first samples come before its mappings are known, an image's before its table is there.
+    early = sum(shares.causes[cause] for cause in ("no_table", "no_mappings"))
+    complete = 100 * shares.complete / max(1, shares.total - early)
+    judge.check(f"no frame pointers: at least {COMPLETE_PCT} % of the stacks are complete", complete >= COMPLETE_PCT,
+                f"{shares}\n{shares.examples()}")
+    used, deepest = below_main(profile)
+    judge.check(f"no frame pointers: recursion {DEPTH} deep", deepest == DEPTH, str(deepest))
+    observed = [used[function] / 1e7 for function in CALLED]
+    p = chi_square_p(observed, [oracle["functions"][function] for function in CALLED]) if sum(observed) else 0
+    judge.check("no frame pointers: shares agree with own count", p > 0.001, f"p {p:.5f} {observed} {oracle['functions']}")
+    unwinding = status.get("unwinding") or {}
+    judge.check("no frame pointers: tables are loaded, none failed", unwinding.get("images") and not unwinding.get("failed"),
+                str(unwinding))
+    incomplete = {cause: n for cause, n in (status["profilers"][0].get("incomplete") or {}).items() if n}
+    print(f"# {judge.name}: stacks: kernel {said['kernel']}: {shares.samples} samples without frame pointers, {complete:.2f} % "
+          f"complete ({100 * early / max(1, shares.total):.2f} % before mappings or table), n_descend {deepest} deep, "
+          f"p {p:.3f}, all incomplete on the machine {incomplete}, verified instructions "
+          + ", ".join(f"{program} {insns}" for program, insns in sorted(verified.items()) if program.startswith("b_cpu")))
+
+
 def main():
     name, version, path = sys.argv[1:]
     said, verified = console(path)
@@ -81,7 +126,7 @@ def main():
     judge.check("the kernel that was meant", said["kernel"].startswith(version.split("-cloud")[0]), said["kernel"])
     for program, insns in sorted(verified.items()):
         print(f"# {name}: {program} verified instructions {insns}")
-    judge.check("programs verified", verified and said.get("verify_exit") == "0",
+    judge.check("programs verified", "b_cpu_walk" in verified and said.get("verify_exit") == "0",
                 " / ".join(said.get("verify_text", ["nothing said"])[-5:]))
     if os.path.exists(BASELINE):
         with open(BASELINE, encoding="utf-8") as lines:
@@ -122,6 +167,7 @@ def main():
     except (ValueError, OSError, EOFError, IndexError) as error:
         judge.check("pprof", False, str(error))
 
+    stacks_without_frame_pointers(judge, said, verified)
     identity(judge, "processor unplugged", document(said, "status_unplugged"))
     after = identity(judge, "processor plugged again", document(said, "status_plugged"))
     plugged, oracle = document(said, "plugged"), json.loads(said.get("oracle_plugged") or "null")

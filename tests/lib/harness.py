@@ -277,7 +277,7 @@ class Daemon:
         code = self.process.wait(timeout)
         if self.check:
             # The kernel frees programs and maps behind grace periods.
-            wait_for(lambda: not self.held & bpf_objects(), 10, f"the end of {sorted(self.held)[:5]}..")
+            wait_for(lambda: not self.held & bpf_objects(), 30, f"the end of {sorted(self.held)[:5]}..")
             wait_for(lambda: not any(alive(pid) for pid in self.offspring), 5, f"the end of children {self.offspring}")
             if signo != signal.SIGKILL and os.path.exists(self.socket):
                 raise AssertionError("the socket file is left behind")

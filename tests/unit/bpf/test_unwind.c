@@ -29,52 +29,28 @@
 #define HAVE_LIBDW 1
 #endif
 
-#include "daemon/image/cfi.h"
 #include "daemon/util/cleanup.h"
-#include "tests/bpf/shim.h"
-
-static long shim_read_user(void *to, uint32_t bytes, uint64_t from);
-static int tail_calls_work;
-static unsigned int tail_calls;
-#define __array(name, value) __typeof__(value) *name[]
-#define bpf_probe_read_user(to, bytes, from) shim_read_user(to, bytes, (uint64_t)(uintptr_t)(from))
-/* The program that calls itself is the loop in walk(). */
-#define bpf_tail_call(ctx, map, slot)                                                                                  \
-	do {                                                                                                           \
-		(void)(ctx), (void)(map), (void)(slot);                                                                             \
-		if (tail_calls_work) {                                                                                 \
-			tail_calls++;                                                                                  \
-			return;                                                                                        \
-		}                                                                                                      \
-	} while (0)
-
-#pragma GCC diagnostic ignored "-Wmissing-prototypes"
-#pragma GCC diagnostic ignored "-Wpedantic"
-#include "bpf/unwind.h"
+#include "tests/bpf/unwind_user.h"
 
 #define MAX_MAPPINGS 512
 #define MAX_IMAGES 64
-#define MAX_SEGMENTS 16
 
+static struct unwind_user *walker;
+static struct unwind_walk result;
 static struct mapping_value table[MAX_MAPPINGS];
 static uint32_t mapping_count;
-static struct scratch scratch_memory;
-static struct unwind_image images[MAX_IMAGES];
-static bool image_loaded[MAX_IMAGES];
-static struct unwind_info infos[UNWIND_MAX_INFOS];
-static uint32_t info_count;
-static struct unwind_segment *segments[MAX_SEGMENTS];
-static uint32_t segment_used[MAX_SEGMENTS]; /* words */
 
 /* User memory: of a stopped process, or made. */
 #define STACK_BASE 0x7ffd00000000ull
 #define CODE_BASE 0x400000ull
+#define NO_SEGMENT 1000
 static pid_t remote;
 static uint64_t stack_words[4096];
 static uint8_t code_bytes[0x40000];
 
-static long shim_read_user(void *to, uint32_t bytes, uint64_t from)
+static int read_user(void *user, void *to, uint32_t bytes, uint64_t from)
 {
+	(void)user;
 	if (remote) {
 		struct iovec here = {to, bytes}, there = {(void *)(uintptr_t)from, bytes};
 
@@ -91,129 +67,34 @@ static long shim_read_user(void *to, uint32_t bytes, uint64_t from)
 	return -14;
 }
 
-void *shim_map_lookup(const void *map, const void *key)
-{
-	uint32_t i = *(const uint32_t *)key;
-
-	if (map == &mappings)
-		return i < mapping_count ? &table[i] : NULL;
-	if (map == &scratch)
-		return &scratch_memory;
-	if (map == &unwind_images)
-		return i < MAX_IMAGES && image_loaded[i] ? &images[i] : NULL;
-	if (map == &unwind_infos)
-		return i < UNWIND_MAX_INFOS ? &infos[i] : NULL;
-	if (map == &unwind_segments)
-		return i < MAX_SEGMENTS && segments[i] ? &segments[i] : NULL;
-	for (size_t s = 0; s < MAX_SEGMENTS; s++)
-		if (map == &segments[s])
-			return segments[s];
-	return NULL;
-}
-
-long shim_map_update(const void *map, const void *key, const void *value)
-{
-	(void)map, (void)key, (void)value;
-	return 0;
-}
-
-long shim_get_stack(void *buffer, uint32_t size, uint64_t flags)
-{
-	(void)buffer, (void)size, (void)flags;
-	return -14;
-}
-
-long shim_ringbuf_output(const void *data, uint64_t size)
-{
-	(void)data, (void)size;
-	return 0;
-}
-
 static int reset(void **state)
 {
 	(void)state;
-	for (size_t i = 0; i < MAX_SEGMENTS; i++) {
-		free(segments[i]);
-		segments[i] = NULL;
-		segment_used[i] = 0;
-	}
-	memset(image_loaded, 0, sizeof(image_loaded));
-	memset(infos, 0, sizeof(infos));
+	unwind_user_destroy(walker);
+	walker = NULL;
+	assert_int_equal(unwind_user_create(&walker), 0);
+	unwind_user_memory(walker, read_user, NULL);
 	memset(stack_words, 0, sizeof(stack_words));
 	memset(code_bytes, 0x90, sizeof(code_bytes));
-	infos[UNWIND_INFO_INVALID].rules = UNWIND_CFA_INVALID;
-	info_count = 2;
 	mapping_count = 0;
 	remote = 0;
-	tail_calls_work = 1;
-	tail_calls = 0;
 	return 0;
 }
 
-/* --- what the daemon's loader does
- * ----------------------------------------------------------------------------------*/
-
-static uint32_t take_words(uint32_t words, uint32_t *ret_segment)
+static int finish(void **state)
 {
-	for (uint32_t i = 0; i < MAX_SEGMENTS; i++) {
-		if (!segments[i])
-			segments[i] = calloc(1, sizeof(*segments[i]));
-		if (segment_used[i] + words <= UNWIND_SEGMENT_WORDS) {
-			segment_used[i] += words;
-			*ret_segment = i;
-			return segment_used[i] - words;
-		}
-	}
-	fail_msg("no room for %u words", words);
+	(void)state;
+	unwind_user_destroy(walker);
+	walker = NULL;
+	remote = 0;
 	return 0;
-}
-
-static uint16_t host_info(struct cfi_info info)
-{
-	struct unwind_info own;
-
-	memcpy(&own, &info, sizeof(own));
-	for (uint32_t i = 0; i < info_count; i++)
-		if (!memcmp(&infos[i], &own, sizeof(own)))
-			return (uint16_t)i;
-	assert_true(info_count < UNWIND_MAX_INFOS);
-	infos[info_count] = own;
-	return (uint16_t)info_count++;
-}
-
-static void load(uint32_t image, const struct cfi_tables *t)
-{
-	_cleanup_free_ uint16_t *renumbered = malloc(t->info_count * sizeof(*renumbered));
-	struct unwind_image *img = &images[image];
-	uint64_t *pages;
-
-	for (uint32_t i = 0; i < t->info_count; i++)
-		renumbered[i] = host_info(t->infos[i]);
-	*img = (struct unwind_image){.first_page = t->first_page, .page_count = t->page_count};
-	img->start = take_words(t->page_count * 2 + 1, &img->segment);
-	img->start = (img->start + 1) / 2;
-	pages = segments[img->segment]->pages + img->start;
-	for (uint32_t i = 0; i < t->page_count; i++) {
-		const struct cfi_page *p = &t->pages[i];
-		uint32_t segment = 0, start = p->count ? take_words(p->count, &segment) : 0;
-
-		for (uint32_t j = 0; j < p->count; j++)
-			segments[segment]->rows[start + j] = (struct unwind_row){
-				.low = t->rows[p->start + j].low, .info = renumbered[t->rows[p->start + j].info]};
-		pages[i] = UNWIND_PAGE(segment, start, p->count);
-	}
-	image_loaded[image] = true;
 }
 
 static enum unwind_end walk(uint64_t pc, uint64_t sp, uint64_t bp, uint32_t max_frames)
 {
-	scratch_memory.stack = (struct record_stack){0};
-	unwind_begin(&scratch_memory, pc, sp, bp, 0, mapping_count, max_frames, 0);
-	unwind_next(NULL, 0, NULL);
-	while (scratch_memory.walk.end == UNWIND_END_RUNNING)
-		if (!unwind_run(0))
-			unwind_next(NULL, 0, NULL);
-	return (enum unwind_end)scratch_memory.walk.end;
+	unwind_user_mappings(walker, table, mapping_count);
+	unwind_user_walk(walker, pc, sp, bp, max_frames, &result);
+	return result.end;
 }
 
 /* --- made stacks
@@ -236,7 +117,7 @@ static void load_rules(const struct cfi_info *rules, uint32_t count)
 	for (uint32_t i = 0; i < count; i++)
 		rows[i] = (struct cfi_row){.low = (uint16_t)(i * 16), .info = (uint16_t)i};
 	t.infos = (struct cfi_info *)(uintptr_t)rules;
-	load(20, &t);
+	assert_int_equal(unwind_user_load(walker, 20, &t), 0);
 	map_code(20);
 }
 
@@ -250,19 +131,21 @@ static void unwind_row__agrees_with_a_linear_search(void **state)
 
 	(void)state;
 	for (size_t c = 0; c < ARRAY_SIZE(counts); c++) {
-		uint32_t start = take_words(counts[c], &segment), expected = 0, step = 65536 / counts[c];
-		struct unwind_row *rows = segments[segment]->rows + start;
+		uint32_t start, expected = 0, step = 65536 / counts[c];
+		struct unwind_row *rows;
 
+		assert_int_equal(unwind_user_take(walker, counts[c], &segment, &start), 0);
+		rows = unwind_user_segment(walker, segment)->rows + start;
 		for (uint32_t i = 0; i < counts[c]; i++)
 			rows[i] = (struct unwind_row){.low = (uint16_t)(i * step), .info = (uint16_t)i};
 		for (uint32_t low = 0; low < 65536; low += 1 + low % 3) {
 			while (expected + 1 < counts[c] && rows[expected + 1].low <= low)
 				expected++;
-			assert_int_equal(unwind_row(segment, start, counts[c], low),
+			assert_int_equal(unwind_user_row(walker, segment, start, counts[c], low),
 					 expected | (uint64_t)(low - rows[expected].low) << 16);
 		}
 	}
-	assert_true(unwind_row(MAX_SEGMENTS + 1, 0, 1, 0) == UNWIND_ROW_BROKEN);
+	assert_true(unwind_user_row(walker, NO_SEGMENT, 0, 1, 0) == ~0ull);
 }
 
 static void unwind__follows_each_kind_of_rule(void **state)
@@ -290,17 +173,17 @@ static void unwind__follows_each_kind_of_rule(void **state)
 	stack_words[15] = AT(5) + 5; /* at byte 4: CFA = sp + 8 */
 	stack_words[16] = AT(6) + 5;
 	assert_int_equal(walk(AT(0), SP(0), 0x1234, UNWIND_MAX_FRAMES), UNWIND_END_OUTERMOST);
-	assert_int_equal(scratch_memory.walk.frame_count, 8);
-	assert_int_equal(scratch_memory.frames[0], ABI_FRAME(20, 0));
-	assert_int_equal(scratch_memory.frames[1], ABI_FRAME(20, 0x14));
-	assert_int_equal(scratch_memory.frames[2], ABI_FRAME(20, 0x24));
-	assert_int_equal(scratch_memory.frames[3], ABI_FRAME(20, 0x34));
-	assert_int_equal(scratch_memory.frames[4], ABI_FRAME(20, 0x42));
-	assert_int_equal(scratch_memory.frames[5], ABI_FRAME(20, 0x44));
-	assert_int_equal(scratch_memory.frames[6], ABI_FRAME(20, 0x54));
-	assert_int_equal(scratch_memory.frames[7], ABI_FRAME(20, 0x64));
-	assert_int_equal(scratch_memory.walk.bp, SP(100));
-	assert_int_equal(scratch_memory.walk.by_frame_pointer, 0);
+	assert_int_equal(result.frame_count, 8);
+	assert_int_equal(result.frames[0], ABI_FRAME(20, 0));
+	assert_int_equal(result.frames[1], ABI_FRAME(20, 0x14));
+	assert_int_equal(result.frames[2], ABI_FRAME(20, 0x24));
+	assert_int_equal(result.frames[3], ABI_FRAME(20, 0x34));
+	assert_int_equal(result.frames[4], ABI_FRAME(20, 0x42));
+	assert_int_equal(result.frames[5], ABI_FRAME(20, 0x44));
+	assert_int_equal(result.frames[6], ABI_FRAME(20, 0x54));
+	assert_int_equal(result.frames[7], ABI_FRAME(20, 0x64));
+	assert_int_equal(result.bp, SP(100));
+	assert_int_equal(result.by_frame_pointer, 0);
 }
 
 static void unwind__plt_and_signal_frames(void **state)
@@ -312,24 +195,24 @@ static void unwind__plt_and_signal_frames(void **state)
 	load_rules(rules, ARRAY_SIZE(rules));
 	stack_words[0] = stack_words[1] = AT(2) + 1;
 	assert_int_equal(walk(AT(0) + 10, SP(0), 0, 528), UNWIND_END_OUTERMOST);
-	assert_int_equal(scratch_memory.walk.sp, SP(1));
+	assert_int_equal(result.sp, SP(1));
 	assert_int_equal(walk(AT(0) + 11, SP(0), 0, 528), UNWIND_END_OUTERMOST);
-	assert_int_equal(scratch_memory.walk.sp, SP(2));
+	assert_int_equal(result.sp, SP(2));
 
 	/* The interrupted place is exact: its row is that of its own first byte. */
 	stack_words[15] = 77;
 	stack_words[20] = SP(200);
 	stack_words[21] = AT(2);
 	assert_int_equal(walk(AT(1) + 1, SP(0), 0, 528), UNWIND_END_OUTERMOST);
-	assert_int_equal(scratch_memory.frames[1], ABI_FRAME(20, 0x20));
-	assert_int_equal(scratch_memory.walk.bp, 77);
-	assert_int_equal(scratch_memory.walk.sp, SP(200));
+	assert_int_equal(result.frames[1], ABI_FRAME(20, 0x20));
+	assert_int_equal(result.bp, 77);
+	assert_int_equal(result.sp, SP(200));
 	/* Returned to by a handler, the trampoline is named by its own address. */
 	stack_words[0] = AT(1);
 	stack_words[11] = AT(1) + 2;
 	stack_words[33] = AT(2);
 	assert_int_equal(walk(AT(0), SP(11), 0, 528), UNWIND_END_OUTERMOST);
-	assert_int_equal(scratch_memory.frames[1], ABI_FRAME(20, 0x12));
+	assert_int_equal(result.frames[1], ABI_FRAME(20, 0x12));
 }
 
 static void unwind__a_signal_trampoline_without_a_table(void **state)
@@ -361,16 +244,34 @@ static void unwind__frame_pointers_are_judged(void **state)
 	stack_words[20] = 0;
 	stack_words[21] = ret;
 	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(10), 528), UNWIND_END_BP_ZERO);
-	assert_int_equal(scratch_memory.walk.frame_count, 3);
-	assert_int_equal(scratch_memory.frames[1], ABI_FRAME(20, 0x2ffff));
-	assert_int_equal(scratch_memory.walk.by_frame_pointer, 1);
+	assert_int_equal(result.frame_count, 3);
+	assert_int_equal(result.frames[1], ABI_FRAME(20, 0x2ffff));
+	assert_int_equal(result.by_frame_pointer, 1);
 
 	assert_int_equal(walk(CODE_BASE + 0x100, SP(11), SP(10), 528), UNWIND_END_NO_TABLE);	/* below sp */
 	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(10) + 4, 528), UNWIND_END_NO_TABLE); /* not aligned */
 	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(5000), 528), UNWIND_END_NO_TABLE);	/* unreadable */
 	assert_int_equal(walk(CODE_BASE + 0x100, SP(5) - (17 << 20), SP(10), 528), UNWIND_END_NO_TABLE); /* too far */
-	stack_words[11] = ret + 8; /* no call before it */
+	stack_words[11] = ret + 8; /* no call before it: the saved frame pointer must go on */
+	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(10), 528), UNWIND_END_BP_ZERO);
+	assert_int_equal(result.frames[1], ABI_FRAME(20, 0x30007));
+	stack_words[10] = SP(20) + 4; /* not aligned */
 	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(10), 528), UNWIND_END_NO_TABLE);
+	stack_words[10] = SP(11); /* inside the frame */
+	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(10), 528), UNWIND_END_NO_TABLE);
+	stack_words[10] = SP(10) + (64 << 20); /* too far */
+	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(10), 528), UNWIND_END_NO_TABLE);
+	stack_words[10] = 0; /* may be anything */
+	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(10), 528), UNWIND_END_NO_TABLE);
+	table[0].image = 21; /* the first function's frame, where frame pointers are kept */
+	assert_int_equal(unwind_user_load(walker, 21, NULL), 0);
+	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(10), 528), UNWIND_END_BP_ZERO);
+	assert_int_equal(result.frame_count, 2);
+	table[0].image = IMAGE_JIT; /* no thread begins there */
+	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(10), 528), UNWIND_END_JIT);
+	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), 0, 528), UNWIND_END_JIT);
+	table[0].image = 20;
+	stack_words[10] = SP(20);
 	stack_words[11] = 0x1000; /* not executable */
 	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(10), 528), UNWIND_END_NO_TABLE);
 	stack_words[11] = 0;
@@ -378,10 +279,9 @@ static void unwind__frame_pointers_are_judged(void **state)
 
 	table[0].image = IMAGE_JIT;
 	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), 1, 528), UNWIND_END_JIT);
-	assert_int_equal(scratch_memory.frames[0], ABI_FRAME_RAW | (CODE_BASE + 0x100));
+	assert_int_equal(result.frames[0], ABI_FRAME_RAW | (CODE_BASE + 0x100));
 	table[0].image = 21;
-	image_loaded[21] = true;
-	images[21] = (struct unwind_image){.flags = UNWIND_IMAGE_FRAME_POINTER};
+	assert_int_equal(unwind_user_load(walker, 21, NULL), 0);
 	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), 1, 528), UNWIND_END_FRAME_POINTER);
 }
 
@@ -399,17 +299,17 @@ static void unwind__prologue_and_epilogue_without_a_table(void **state)
 	stack_words[5] = caller;
 	memcpy(code_bytes + 0x100, "\xf3\x0f\x1e\xfa\x55", 5);
 	assert_int_equal(walk(at, SP(5), SP(10), 528), UNWIND_END_BP_ZERO);
-	assert_int_equal(scratch_memory.walk.frame_count, 3);
+	assert_int_equal(result.frame_count, 3);
 	assert_int_equal(walk(at + 4, SP(5), SP(10), 528), UNWIND_END_BP_ZERO);
-	assert_int_equal(scratch_memory.walk.frame_count, 3);
+	assert_int_equal(result.frame_count, 3);
 	code_bytes[0x100] = 0xc3;
 	assert_int_equal(walk(at, SP(5), SP(10), 528), UNWIND_END_BP_ZERO);
-	assert_int_equal(scratch_memory.walk.frame_count, 3);
+	assert_int_equal(result.frame_count, 3);
 	memcpy(code_bytes + 0x100, "\x48\x89\xe5", 3);
 	stack_words[4] = SP(10);
 	assert_int_equal(walk(at, SP(4), SP(10), 528), UNWIND_END_BP_ZERO);
-	assert_int_equal(scratch_memory.walk.frame_count, 3);
-	assert_int_equal(scratch_memory.frames[1], ABI_FRAME(20, 0xfff));
+	assert_int_equal(result.frame_count, 3);
+	assert_int_equal(result.frames[1], ABI_FRAME(20, 0xfff));
 }
 
 static void unwind__every_end_has_its_cause(void **state)
@@ -433,16 +333,16 @@ static void unwind__every_end_has_its_cause(void **state)
 	assert_int_equal(walk(AT(0), SP(0), 1, 528), UNWIND_END_RETURN_ZERO);
 	stack_words[0] = 0x1234;
 	assert_int_equal(walk(AT(0), SP(0), 1, 528), UNWIND_END_UNMAPPED);
-	assert_int_equal(scratch_memory.frames[1], ABI_FRAME_RAW | 0x1233);
+	assert_int_equal(result.frames[1], ABI_FRAME_RAW | 0x1233);
 	stack_words[0] = AT(5) + 1;
 	assert_int_equal(walk(AT(4), SP(0), SP(10), 528), UNWIND_END_NO_BP);
 	stack_words[0] = AT(0) + 1;
-	images[20].segment = MAX_SEGMENTS + 1;
+	unwind_user_image(walker, 20)->segment = NO_SEGMENT;
 	assert_int_equal(walk(AT(0), SP(0), 1, 528), UNWIND_END_GAP);
-	images[20].segment = 0;
-	segments[0]->pages[images[20].start] = UNWIND_PAGE(MAX_SEGMENTS + 1, 0, 1);
+	unwind_user_image(walker, 20)->segment = 0;
+	unwind_user_segment(walker, 0)->pages[unwind_user_image(walker, 20)->start] = UNWIND_PAGE(NO_SEGMENT, 0, 1);
 	assert_int_equal(walk(AT(0), SP(0), 1, 528), UNWIND_END_BROKEN_TABLE);
-	tail_calls_work = 0;
+	unwind_user_tail_calls_work(walker, false);
 	assert_int_equal(walk(AT(0), SP(0), 1, 528), UNWIND_END_TAIL_CALL);
 }
 
@@ -455,37 +355,20 @@ static void unwind__walks_528_frames_and_says_that_there_were_more(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(stack_words); i++)
 		stack_words[i] = AT(0) + 8;
 	assert_int_equal(walk(AT(0), SP(0), 0, UNWIND_MAX_FRAMES), UNWIND_END_DEPTH);
-	assert_int_equal(scratch_memory.walk.frame_count, UNWIND_MAX_FRAMES);
-	assert_int_equal(tail_calls, UNWIND_PROGRAMS);
+	assert_int_equal(result.frame_count, UNWIND_MAX_FRAMES);
+	assert_int_equal(result.tail_calls, UNWIND_PROGRAMS);
 	assert_int_equal(walk(AT(0), SP(0), 0, 128), UNWIND_END_DEPTH);
-	assert_int_equal(scratch_memory.walk.frame_count, 128);
+	assert_int_equal(result.frame_count, 128);
 	/* 500 whole. */
 	stack_words[2 * 499 - 1] = AT(1) + 1;
 	assert_int_equal(walk(AT(0), SP(0), 0, UNWIND_MAX_FRAMES), UNWIND_END_OUTERMOST);
-	assert_int_equal(scratch_memory.walk.frame_count, 500);
+	assert_int_equal(result.frame_count, 500);
 }
 
 /* --- real processes
  * -------------------------------------------------------------------------------------------------*/
 
-static const char *end_name(int end)
-{
-	static const char *const end_names[] = {
-		"running",
-#define X(sym, name, help) name,
-		UNWIND_WHOLE_ENDS(X) INCOMPLETE_CAUSES(X)
-#undef X
-	};
-
-	return end_names[end];
-}
-
 #ifdef HAVE_LIBDW
-static bool end_whole(int end)
-{
-	return end < UNWIND_END_WHOLE_COUNT;
-}
-
 /* The functions of libdw, loaded at run time: the product and the other tests are not linked with it. */
 static struct {
 	void *library;
@@ -543,7 +426,7 @@ static uint32_t load_file(uint32_t image, int fd)
 	if (fd < 0 || elf_open(fd, &f, &e))
 		return image;
 	if (!cfi_compile(&f, NULL, &t, &e)) {
-		load(image, &t);
+		assert_int_equal(unwind_user_load(walker, image, &t), 0);
 		cfi_free(&t);
 	}
 	elf_close(&f);
@@ -555,7 +438,7 @@ static int copy_memory(uint64_t start, uint64_t end)
 	_cleanup_free_ char *data = malloc(end - start);
 	int fd = memfd_create("vdso", MFD_CLOEXEC);
 
-	assert_int_equal(shim_read_user(data, (uint32_t)(end - start), start), 0);
+	assert_int_equal(read_user(NULL, data, (uint32_t)(end - start), start), 0);
 	assert_int_equal(write(fd, data, end - start), end - start);
 	return fd;
 }
@@ -627,29 +510,28 @@ static void compare(Dwfl *dwfl, pid_t pid, struct score *score)
 	}
 	score->compared++;
 	score->ends[end]++;
-	score->whole += end_whole(end);
-	score->frames += scratch_memory.walk.frame_count;
-	score->by_frame_pointer += scratch_memory.walk.by_frame_pointer;
-	if (scratch_memory.walk.frame_count > score->deepest)
-		score->deepest = scratch_memory.walk.frame_count;
-	equal = o.count == scratch_memory.walk.frame_count && end_whole(end);
+	score->whole += unwind_end_whole(end);
+	score->frames += result.frame_count;
+	score->by_frame_pointer += result.by_frame_pointer;
+	if (result.frame_count > score->deepest)
+		score->deepest = result.frame_count;
+	equal = o.count == result.frame_count && unwind_end_whole(end);
 	for (size_t i = 0; i < o.count && equal; i++) {
 		uint64_t address = o.pcs[i] - !o.exact[i], frame = ABI_FRAME_RAW | address;
-		int at = find_mapping(0, mapping_count, address);
+		int at = unwind_user_find_mapping(walker, address);
 
-		if (at >= 0 && address - table[at].start < (uint64_t)table[at].pages << 12 &&
-		    table[at].image != IMAGE_JIT)
+		if (at >= 0 && table[at].image != IMAGE_JIT)
 			frame = ABI_FRAME(table[at].image, address - table[at].start + table[at].offset);
-		equal = frame == scratch_memory.frames[i];
+		equal = frame == result.frames[i];
 	}
 	score->equal += equal;
 	if (!equal && score->shown++ < 3) {
 		print_message("differs: pc %#llx, %zu frames of libdw, %u of ours, end %s\n", regs.rip, o.count,
-			      scratch_memory.walk.frame_count, end_name((int)end));
-		for (size_t i = 0; i < o.count || i < scratch_memory.walk.frame_count; i++)
+			      result.frame_count, unwind_end_name(end));
+		for (size_t i = 0; i < o.count || i < result.frame_count; i++)
 			print_message("  %#lx%s  image %u %#llx\n", i < o.count ? (unsigned long)o.pcs[i] : 0,
-				      o.exact[i] ? "!" : "", ABI_FRAME_IMAGE(scratch_memory.frames[i]),
-				      (unsigned long long)ABI_FRAME_OFFSET(scratch_memory.frames[i]));
+				      o.exact[i] ? "!" : "", ABI_FRAME_IMAGE(result.frames[i]),
+				      (unsigned long long)ABI_FRAME_OFFSET(result.frames[i]));
 	}
 }
 
@@ -745,7 +627,7 @@ static struct score run_target(char *const argv[], size_t stops, size_t steps)
 		score.frames, score.deepest, score.by_frame_pointer, score.no_oracle);
 	for (int i = 0; i < UNWIND_END_COUNT; i++)
 		if (score.ends[i])
-			print_message(" %s %zu", end_name(i), score.ends[i]);
+			print_message(" %s %zu", unwind_end_name((enum unwind_end)i), score.ends[i]);
 	print_message("\n");
 	return score;
 }
@@ -829,7 +711,7 @@ static int __attribute__((noinline)) recurse(unsigned int depth, unsigned int si
 	if (depth)
 		return recurse(depth - 1, size * 31 + 7) + room[0];
 	for (int i = 0; i < 100; i++)
-		values[i] = (i * 7919 + (int)size) % 100;
+		values[i] = (i * 7919 + (int)(size % 1000)) % 100;
 	qsort(values, 100, sizeof(values[0]), by_value);
 	return values[0] + snprintf(text, sizeof(text), "%.3f %s", (double)size, "text");
 }
@@ -852,16 +734,16 @@ static int target(void)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup(unwind_row__agrees_with_a_linear_search, reset),
-		cmocka_unit_test_setup(unwind__follows_each_kind_of_rule, reset),
-		cmocka_unit_test_setup(unwind__plt_and_signal_frames, reset),
-		cmocka_unit_test_setup(unwind__a_signal_trampoline_without_a_table, reset),
-		cmocka_unit_test_setup(unwind__frame_pointers_are_judged, reset),
-		cmocka_unit_test_setup(unwind__prologue_and_epilogue_without_a_table, reset),
-		cmocka_unit_test_setup(unwind__every_end_has_its_cause, reset),
-		cmocka_unit_test_setup(unwind__walks_528_frames_and_says_that_there_were_more, reset),
-		cmocka_unit_test_setup_teardown(unwind__python_equals_libdw, reset, reset),
-		cmocka_unit_test_setup_teardown(unwind__this_program_equals_libdw, reset, reset),
+		cmocka_unit_test_setup_teardown(unwind_row__agrees_with_a_linear_search, reset, finish),
+		cmocka_unit_test_setup_teardown(unwind__follows_each_kind_of_rule, reset, finish),
+		cmocka_unit_test_setup_teardown(unwind__plt_and_signal_frames, reset, finish),
+		cmocka_unit_test_setup_teardown(unwind__a_signal_trampoline_without_a_table, reset, finish),
+		cmocka_unit_test_setup_teardown(unwind__frame_pointers_are_judged, reset, finish),
+		cmocka_unit_test_setup_teardown(unwind__prologue_and_epilogue_without_a_table, reset, finish),
+		cmocka_unit_test_setup_teardown(unwind__every_end_has_its_cause, reset, finish),
+		cmocka_unit_test_setup_teardown(unwind__walks_528_frames_and_says_that_there_were_more, reset, finish),
+		cmocka_unit_test_setup_teardown(unwind__python_equals_libdw, reset, finish),
+		cmocka_unit_test_setup_teardown(unwind__this_program_equals_libdw, reset, finish),
 	};
 
 	if (argc > 1 && !strcmp(argv[1], "target"))

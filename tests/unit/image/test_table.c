@@ -59,7 +59,7 @@ static void assert_safe(const struct table *t, size_t bytes)
 	assert_int_equal((const char *)(table_rows(t) + t->row_count) - (const char *)t, bytes);
 	assert_true((uint64_t)t->first_page + t->page_count <= CFI_MAX_PAGES);
 	for (uint32_t i = 0; i < t->info_count; i++) {
-		assert_true((table_infos(t)[i].rules & 15) <= 8);
+		assert_true((table_infos(t)[i].rules & 15) <= 9);
 		assert_true(table_infos(t)[i].rules >> 4 <= 3);
 	}
 	for (uint32_t i = 0; i < t->page_count; i++) {
@@ -253,7 +253,7 @@ static void change(struct table *t, enum change what)
 		r[1].info = (uint16_t)t->info_count;
 		break;
 	case CFA_RULE:
-		i[2].rules = RULES(CFI_CFA_SIGNAL + 1, 0);
+		i[2].rules = RULES(CFI_CFA_IN_REGISTER + 1, 0);
 		break;
 	case BP_RULE:
 		i[2].rules = RULES(CFI_CFA_SP, CFI_BP_UNDEFINED + 1);
