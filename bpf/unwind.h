@@ -19,6 +19,9 @@
 #define UNWIND_CONTINUE (-1)
 #define UNWIND_FRAME_POINTER_MAX (16u << 20) /* a larger frame is not believed without a table */
 #define UNWIND_CHAIN_MAX (1u << 20)	     /* nor, without a call before its return address, one larger than this */
+/* So many frames may take their CFA from a register that calls need not keep: the interrupted one, and in hand-written
+ * code the one that called it, if what comes out is plausible. */
+#define UNWIND_REGISTERS_FRAMES 2
 /* What unwind_row returns beside the info's index (bits 0..15): distance from the row (16..31). */
 #define UNWIND_ROW_BROKEN (~0ULL)
 
@@ -254,8 +257,10 @@ __noinline int unwind_apply(abi_u32 set, abi_u32 index, abi_u32 distance)
 		cfa += (abi_u64)(offset & 255);
 	} else if (cfa_rule == UNWIND_CFA_PLT) {
 		cfa = st->sp + 8 + ((st->pc & 15) >= (abi_u64)offset ? 8 : 0);
-	} else if (cfa_rule == UNWIND_CFA_REGISTER && st->has_registers && st->frame_count == 1) {
+	} else if (cfa_rule == UNWIND_CFA_REGISTER && st->has_registers && st->frame_count <= UNWIND_REGISTERS_FRAMES) {
 		cfa = s->registers[offset & (SCRATCH_REGISTERS - 1)] + (abi_u64)(offset >> 5);
+		if (cfa - st->sp > UNWIND_CHAIN_MAX)
+			return UNWIND_END_UNSUPPORTED;
 	} else {
 		return UNWIND_END_UNSUPPORTED;
 	}
@@ -282,6 +287,9 @@ __noinline int unwind_apply(abi_u32 set, abi_u32 index, abi_u32 distance)
 	}
 	if (!frame[1])
 		return UNWIND_END_RETURN_ZERO;
+	if (cfa_rule == UNWIND_CFA_REGISTER && st->frame_count > 1 &&
+	    (!unwind_mapped(st, frame[1] - 1) || !unwind_follows_call(frame[1])))
+		return UNWIND_END_UNSUPPORTED;
 	st->pc = frame[1];
 	st->sp = cfa;
 	st->exact = 0;

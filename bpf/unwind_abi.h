@@ -36,7 +36,7 @@ enum unwind_cfa {
 	UNWIND_CFA_BP_DEREF = 6, /* *(bp + (offset >> 8)) + (offset & 255) */
 	UNWIND_CFA_PLT = 7,	 /* sp + 8, and 8 more from byte `offset` of a 16-byte entry on */
 	UNWIND_CFA_SIGNAL = 8,	 /* sp points to the kernel's signal frame */
-	UNWIND_CFA_REGISTER = 9, /* word (offset & 31) of struct pt_regs + (offset >> 5); interrupted frame only */
+	UNWIND_CFA_REGISTER = 9, /* word (offset & 31) of struct pt_regs + (offset >> 5); the first frames only */
 };
 
 /* Where the caller's bp is. */
