@@ -257,6 +257,10 @@ static int read_line(struct stack_case *c, char *text)
 		c->pc = number(&w, 16);
 		c->sp = number(&w, 16);
 		c->bp = number(&w, 16);
+	} else if (!strcmp(what, "registers")) {
+		for (size_t i = 0; i < ARRAY_SIZE(c->registers); i++)
+			c->registers[i] = number(&w, 16);
+		c->has_registers = true;
 	} else if (!strcmp(what, "mapping")) {
 		struct mapping_value *m = CASE_ADD(c->mappings, c->mapping_count);
 
@@ -379,8 +383,14 @@ static void put_stack(FILE *f, const struct stack_case *c)
 
 static void put(FILE *f, const struct stack_case *c)
 {
-	fprintf(f, MAGIC "\nname %s\nregs %" PRIx64 " %" PRIx64 " %" PRIx64 "\nend %s\n", c->name, c->pc, c->sp, c->bp,
-		unwind_end_name(c->end));
+	fprintf(f, MAGIC "\nname %s\nregs %" PRIx64 " %" PRIx64 " %" PRIx64 "\n", c->name, c->pc, c->sp, c->bp);
+	if (c->has_registers) {
+		fputs("registers", f);
+		for (size_t i = 0; i < ARRAY_SIZE(c->registers); i++)
+			fprintf(f, " %" PRIx64, c->registers[i]);
+		fputc('\n', f);
+	}
+	fprintf(f, "end %s\n", unwind_end_name(c->end));
 	for (size_t i = 0; i < c->frame_count; i++) {
 		if (c->frames[i] & ABI_FRAME_RAW)
 			fprintf(f, "frame raw %" PRIx64 "\n", (uint64_t)(c->frames[i] & ~ABI_FRAME_RAW));

@@ -5,6 +5,7 @@
  *	baroscope-stack 1
  *	name TEXT
  *	regs PC SP BP
+ *	registers WORD...			all of struct pt_regs; without: the walker has none
  *	end NAME				how the walk must end
  *	frame IMAGE OFFSET | frame raw ADDRESS	what it must find, the innermost first
  *	mapping START OFFSET PAGES IMAGE	executable ones that the walk met
@@ -65,6 +66,8 @@ struct case_image {
 struct stack_case {
 	char name[CASE_NAME_BYTES];
 	uint64_t pc, sp, bp;
+	uint64_t registers[UNWIND_USER_REGISTERS];
+	bool has_registers;
 	enum unwind_end end;
 	abi_frame *frames;
 	size_t frame_count;

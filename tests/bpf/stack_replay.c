@@ -221,7 +221,8 @@ int stack_case_walk(const struct stack_case *c, stack_case_spoil spoil, void *us
 	if (!r) {
 		unwind_user_memory(u, read_memory, (void *)(uintptr_t)c);
 		unwind_user_mappings(u, c->mappings, (uint32_t)c->mapping_count);
-		unwind_user_walk(u, c->pc, c->sp, c->bp, UNWIND_MAX_FRAMES, ret);
+		unwind_user_walk(u, c->pc, c->sp, c->bp, c->has_registers ? c->registers : NULL, UNWIND_MAX_FRAMES,
+				 ret);
 	}
 	unwind_user_destroy(u);
 	return r;

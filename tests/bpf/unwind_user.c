@@ -25,6 +25,8 @@ static bool shim_tail_call(void);
 #pragma GCC diagnostic ignored "-Wpedantic"
 #include "bpf/unwind.h"
 
+_Static_assert(UNWIND_USER_REGISTERS <= SCRATCH_REGISTERS, "scratch.registers");
+
 #define MAX_IMAGES 4096
 #define MAX_SEGMENTS 256
 #define INFO_SLOTS (2 * UNWIND_MAX_INFOS)
@@ -278,8 +280,8 @@ int unwind_user_find_mapping(struct unwind_user *u, uint64_t address)
 	return at;
 }
 
-void unwind_user_walk(struct unwind_user *u, uint64_t pc, uint64_t sp, uint64_t bp, uint32_t max_frames,
-		      struct unwind_walk *ret)
+void unwind_user_walk(struct unwind_user *u, uint64_t pc, uint64_t sp, uint64_t bp, const uint64_t *registers,
+		      uint32_t max_frames, struct unwind_walk *ret)
 {
 	struct unwind_state *st = &u->scratch.walk;
 
@@ -287,6 +289,11 @@ void unwind_user_walk(struct unwind_user *u, uint64_t pc, uint64_t sp, uint64_t 
 	u->tail_calls = 0;
 	u->scratch.stack = (struct record_stack){0};
 	unwind_begin(&u->scratch, pc, sp, bp, 0, u->mapping_count, max_frames, 0);
+	/* Without, those of the walk before stay, as they do in the kernel. */
+	if (registers) {
+		memcpy(u->scratch.registers, registers, UNWIND_USER_REGISTERS * sizeof(*registers));
+		st->has_registers = 1;
+	}
 	unwind_next(NULL, 0, NULL);
 	while (st->end == UNWIND_END_RUNNING)
 		if (!unwind_run(0))

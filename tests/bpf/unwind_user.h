@@ -10,6 +10,8 @@
 #include "bpf/unwind_abi.h"
 #include "daemon/image/cfi.h"
 
+#define UNWIND_USER_REGISTERS 21 /* words of struct pt_regs */
+
 /* The target's memory: 0, or anything else if not all of it can be read. */
 typedef int (*unwind_user_read)(void *user, void *to, uint32_t bytes, uint64_t from);
 
@@ -32,8 +34,9 @@ void unwind_user_mappings(struct unwind_user *u, const struct mapping_value *map
 /* t NULL: an image that is walked by frame pointer. -ENOSPC above the limits of the walker's maps. */
 int unwind_user_load(struct unwind_user *u, uint32_t image, const struct cfi_tables *t);
 bool unwind_user_loaded(const struct unwind_user *u, uint32_t image);
-void unwind_user_walk(struct unwind_user *u, uint64_t pc, uint64_t sp, uint64_t bp, uint32_t max_frames,
-		      struct unwind_walk *ret);
+/* registers: UNWIND_USER_REGISTERS words, or NULL if nothing but pc, sp and bp is known. */
+void unwind_user_walk(struct unwind_user *u, uint64_t pc, uint64_t sp, uint64_t bp, const uint64_t *registers,
+		      uint32_t max_frames, struct unwind_walk *ret);
 
 /* For tests that spoil what the walker reads, NULL if there is no such thing. */
 struct unwind_image *unwind_user_image(struct unwind_user *u, uint32_t image);

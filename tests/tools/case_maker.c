@@ -375,6 +375,10 @@ static int fill(struct stack_case *c, const struct images *images, const struct 
 	c->pc = s->regs[REG_PC];
 	c->sp = s->regs[REG_SP];
 	c->bp = harmless(p, memory, s->regs[REG_BP], true);
+	sample_pt_regs(s, c->registers);
+	for (size_t i = 0; i < ARRAY_SIZE(c->registers); i++)
+		c->registers[i] = harmless(p, memory, c->registers[i], true);
+	c->has_registers = true;
 	c->end = w->end;
 	for (uint32_t i = 0; i < w->frame_count && !r; i++) {
 		abi_frame *frame = CASE_ADD(c->frames, c->frame_count);

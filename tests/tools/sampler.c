@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <linux/perf_event.h>
+#include <linux/ptrace.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,6 +47,21 @@ static const int reg_of_bit[] = {
 #define REGS_MASK                                                                                                      \
 	(((1ull << (PERF_REG_X86_IP + 1)) - 1) |                                                                       \
 	 (((1ull << (PERF_REG_X86_R15 + 1)) - 1) & ~((1ull << PERF_REG_X86_R8) - 1)))
+
+void sample_pt_regs(const struct sample *s, uint64_t ret[UNWIND_USER_REGISTERS])
+{
+	static const int word_of_reg[REG_COUNT] = {
+#define WORD(name) (offsetof(struct pt_regs, name) / 8)
+		WORD(rax), WORD(rcx), WORD(rdx), WORD(rbx), WORD(rsp), WORD(rbp), WORD(rsi), WORD(rdi), WORD(r8),
+		WORD(r9),  WORD(r10), WORD(r11), WORD(r12), WORD(r13), WORD(r14), WORD(r15), WORD(rip),
+#undef WORD
+	};
+	_Static_assert(sizeof(struct pt_regs) == UNWIND_USER_REGISTERS * 8, "struct pt_regs");
+
+	memset(ret, 0, UNWIND_USER_REGISTERS * sizeof(*ret));
+	for (size_t i = 0; i < ARRAY_SIZE(word_of_reg); i++)
+		ret[word_of_reg[i]] = s->regs[i];
+}
 
 static int event_open(struct sampler *s, pid_t tid, size_t cpu, uint64_t period_ns)
 {

@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #include "daemon/util/err.h"
+#include "tests/bpf/unwind_user.h"
 
 /* Index in sample.regs: the machine's own numbers, as in an instruction; then pc. */
 enum { REG_BP = 5, REG_SP = 4, REG_PC = 16, REG_COUNT };
@@ -21,6 +22,9 @@ struct sample {
 	size_t stack_bytes;
 	const uint8_t *stack; /* from sp on; valid in the callback */
 };
+
+/* The same in the order of struct pt_regs; words that were not sampled are 0. */
+void sample_pt_regs(const struct sample *s, uint64_t ret[UNWIND_USER_REGISTERS]);
 
 struct sampler;
 

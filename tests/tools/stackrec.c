@@ -21,6 +21,7 @@
 #define DRAIN_MS 30
 #define MAX_BATCH 128
 #define MAX_SHOWN 3
+#define MAX_REGISTER_FRAMES 2 /* as in bpf/unwind.h */
 
 /* X(symbol, name as shown). */
 #define CLASSES(X)                                                                                                     \
@@ -33,14 +34,14 @@
 	X(MOVED, "moved")	/* the mappings changed meanwhile */                                                   \
 	X(WALKED, "walked")	/* nothing to compare with */
 
-enum class {
+enum sample_class {
 #define X(sym, name) CLASS_##sym,
 	CLASSES(X)
 #undef X
 		CLASS_COUNT,
 };
 
-enum keep { KEEP_NONE, KEEP_INCOMPLETE, KEEP_DIFFERENT, KEEP_ALL };
+enum keep { KEEP_NONE, KEEP_INCOMPLETE, KEEP_DIFFERENT, KEEP_REGISTERS, KEEP_ALL };
 
 struct options {
 	pid_t pids[MAX_PIDS];
@@ -69,7 +70,8 @@ struct recorder {
 	struct sample batch[MAX_BATCH];
 	size_t batch_count;
 	bool backlog; /* more were there than fit: they are older than the mappings at hand */
-	uint64_t taken, classes[CLASS_COUNT], ends[UNWIND_END_COUNT], frames, by_frame_pointer, shown, kernel;
+	uint64_t taken, classes[CLASS_COUNT], ends[UNWIND_END_COUNT], frames, by_frame_pointer, by_registers, shown,
+		kernel;
 	uint32_t deepest;
 	uint64_t *kept; /* what kinds of stacks have a case already */
 	size_t kept_count, cases, cases_failed;
@@ -89,15 +91,29 @@ static abi_frame normalised(const struct process *p, uint64_t address)
 	return ABI_FRAME(m->image, address - m->start + m->offset);
 }
 
-/* Whether the tables say how to go on from a frame: elsewhere libdw guesses. */
-static bool has_row(const struct recorder *r, abi_frame frame)
+static enum cfi_cfa rule_of(const struct recorder *r, abi_frame frame)
 {
 	const struct image *image;
 
 	if (frame & ABI_FRAME_RAW)
-		return false;
+		return CFI_CFA_NONE;
 	image = images_find(&r->images, ABI_FRAME_IMAGE(frame));
-	return image && image->rows && cfi_cfa_of(cfi_lookup(&image->tables, ABI_FRAME_OFFSET(frame))) != CFI_CFA_NONE;
+	return image && image->rows ? cfi_cfa_of(cfi_lookup(&image->tables, ABI_FRAME_OFFSET(frame))) : CFI_CFA_NONE;
+}
+
+/* Whether the tables say how to go on from a frame: elsewhere libdw guesses. */
+static bool has_row(const struct recorder *r, abi_frame frame)
+{
+	return rule_of(r, frame) != CFI_CFA_NONE;
+}
+
+/* Whether the walk met, where it may follow it, a CFA in a register other than rsp and rbp. */
+static bool by_registers(const struct recorder *r)
+{
+	for (uint32_t i = 0; i < r->walk.frame_count && i < MAX_REGISTER_FRAMES; i++)
+		if (rule_of(r, r->walk.frames[i]) == CFI_CFA_IN_REGISTER)
+			return true;
+	return false;
 }
 
 /* Go's function table says which functions nothing called; libdw follows what happens to be above them. */
@@ -109,21 +125,29 @@ static bool at_go_top(const struct recorder *r)
 	return r->walk.end == UNWIND_END_OUTERMOST && image && image_is_go(image);
 }
 
-static enum class compare(const struct recorder *r, const struct process *p, bool cut, size_t *ret_at) {
-	const struct oracle_frames *o = &r->oracle; const struct unwind_walk *w = &r->walk;
+static enum sample_class compare(const struct recorder *r, const struct process *p, bool cut, size_t *ret_at)
+{
+	const struct oracle_frames *o = &r->oracle;
+	const struct unwind_walk *w = &r->walk;
 	size_t count = o->count < w->frame_count ? o->count : w->frame_count, i;
 	bool guessed = false; /* libdw had no table for a frame before */
 
-	for (i = 0; i < count && normalised(p, o->address[i]) == w->frames[i]; i++) guessed |=
-	!has_row(r, w->frames[i]);
+	for (i = 0; i < count && normalised(p, o->address[i]) == w->frames[i]; i++)
+		guessed |= !has_row(r, w->frames[i]);
 	*ret_at = i;
-	if (i == w->frame_count && i == o->count && o->whole && unwind_end_whole(w->end)) return CLASS_EQUAL;
-	if (i < count) return guessed ? CLASS_STOPPED : CLASS_DIFFERENT;
-	if (cut) return CLASS_CUT;
-	if (i == w->frame_count && at_go_top(r)) return CLASS_TOP;
-	if (guessed || (!o->whole && o->count <= w->frame_count)) return CLASS_STOPPED;
+	if (i == w->frame_count && i == o->count && o->whole && unwind_end_whole(w->end))
+		return CLASS_EQUAL;
+	if (i < count)
+		return guessed ? CLASS_STOPPED : CLASS_DIFFERENT;
+	if (cut)
+		return CLASS_CUT;
+	if (i == w->frame_count && at_go_top(r))
+		return CLASS_TOP;
+	if (guessed || (!o->whole && o->count <= w->frame_count))
+		return CLASS_STOPPED;
 	/* Both stopped at the limit of frames. */
-	if (w->end == UNWIND_END_DEPTH && o->count > w->frame_count) return CLASS_EQUAL;
+	if (w->end == UNWIND_END_DEPTH && o->count > w->frame_count)
+		return CLASS_EQUAL;
 	return CLASS_DIFFERENT;
 }
 
@@ -167,12 +191,12 @@ static void show(const struct recorder *r, const struct process *p, const struct
 /* --- cases ---------------------------------------------------------------------------------------------------------*/
 
 /* Stacks of one kind give one case: end, image at the top, how deep. */
-static bool is_new_kind(struct recorder *r, enum class class, bool kernel)
+static bool is_new_kind(struct recorder *r, enum sample_class class, bool kernel)
 {
 	uint64_t depth = 64 - (uint64_t)__builtin_clzll(r->walk.frame_count | 1), *kept;
 	uint64_t top = r->walk.frames[0] & ABI_FRAME_RAW ? IMAGE_JIT : ABI_FRAME_IMAGE(r->walk.frames[0]);
 	uint64_t kind = (uint64_t)r->walk.end | (uint64_t) class << 8 | depth << 16 | (uint64_t)kernel << 24 |
-			(uint64_t)r->walk.by_frame_pointer << 25 | top << 32;
+			(uint64_t)r->walk.by_frame_pointer << 25 | (uint64_t)by_registers(r) << 26 | top << 32;
 
 	for (size_t i = 0; i < r->kept_count; i++)
 		if (r->kept[i] == kind)
@@ -185,7 +209,7 @@ static bool is_new_kind(struct recorder *r, enum class class, bool kernel)
 	return true;
 }
 
-static void keep(struct recorder *r, const struct process *p, const struct sample *s, enum class class)
+static void keep(struct recorder *r, const struct process *p, const struct sample *s, enum sample_class class)
 {
 	const struct options *o = &r->options;
 	_cleanup_(stack_case_freep) struct stack_case *c = NULL;
@@ -196,6 +220,7 @@ static void keep(struct recorder *r, const struct process *p, const struct sampl
 	if (o->keep == KEEP_NONE || r->cases >= o->max_cases || class == CLASS_MOVED || class == CLASS_RED_ZONE ||
 	    (o->keep == KEEP_INCOMPLETE && unwind_end_whole(r->walk.end)) ||
 	    (o->keep == KEEP_DIFFERENT && class != CLASS_DIFFERENT) ||
+	    (o->keep == KEEP_REGISTERS && !by_registers(r)) ||
 	    (class == CLASS_CUT && r->walk.end == UNWIND_END_STACK_READ) || !is_new_kind(r, class, s->kernel))
 		return;
 	snprintf(path, sizeof(path), "%s/%s-%s-%zu.stack", o->folder, o->name, unwind_end_name(r->walk.end),
@@ -218,7 +243,9 @@ static bool walk_captured(struct recorder *r, const struct process *p, const str
 {
 	static const uint64_t poisons[] = CAPTURED_POISONS;
 	struct captured *c = &r->captured;
+	uint64_t registers[UNWIND_USER_REGISTERS];
 
+	sample_pt_regs(s, registers);
 	captured_init(c, s, p);
 	unwind_user_memory(r->walker, captured_read, c);
 	unwind_user_mappings(r->walker, p->mappings, p->mapping_count);
@@ -226,7 +253,8 @@ static bool walk_captured(struct recorder *r, const struct process *p, const str
 		struct unwind_walk *w = i ? &r->again : &r->walk;
 
 		captured_begin(c, poisons[i]);
-		unwind_user_walk(r->walker, s->regs[REG_PC], s->regs[REG_SP], s->regs[REG_BP], UNWIND_MAX_FRAMES, w);
+		unwind_user_walk(r->walker, s->regs[REG_PC], s->regs[REG_SP], s->regs[REG_BP], registers,
+				 UNWIND_MAX_FRAMES, w);
 		if (c->poisoned || (c->served && w->bp == poisons[i] && !unwind_end_whole(w->end)))
 			return false;
 		if (!c->served)
@@ -239,7 +267,7 @@ static bool walk_captured(struct recorder *r, const struct process *p, const str
 static void walk(struct recorder *r, struct target *t, const struct sample *s)
 {
 	struct captured *c = &r->captured;
-	enum class class = CLASS_WALKED;
+	enum sample_class class = CLASS_WALKED;
 	size_t at = 0;
 	bool known = walk_captured(r, t->process, s), cut = c->outside && !unwind_end_whole(r->walk.end);
 
@@ -259,6 +287,7 @@ static void walk(struct recorder *r, struct target *t, const struct sample *s)
 	r->kernel += s->kernel;
 	r->frames += r->walk.frame_count;
 	r->by_frame_pointer += r->walk.by_frame_pointer;
+	r->by_registers += by_registers(r);
 	if (r->walk.frame_count > r->deepest)
 		r->deepest = r->walk.frame_count;
 	if ((class == CLASS_DIFFERENT || r->options.verbose) && r->shown++ < MAX_SHOWN)
@@ -374,10 +403,11 @@ static void print_summary(const struct recorder *r, const struct sampler *sample
 	for (int i = 0; i < CLASS_COUNT; i++)
 		printf(" %s=%" PRIu64, names[i], r->classes[i]);
 	printf(" whole=%" PRIu64 " whole_pct=%.2f kernel=%" PRIu64 " frames=%" PRIu64
-	       " deepest=%u by_frame_pointer=%" PRIu64 " skipped=%" PRIu64 " lost=%" PRIu64
+	       " deepest=%u by_frame_pointer=%" PRIu64 " by_registers=%" PRIu64 " skipped=%" PRIu64 " lost=%" PRIu64
 	       " cases=%zu cases_failed=%zu ends:",
 	       whole, walked ? 100.0 * (double)whole / (double)walked : 0.0, r->kernel, r->frames, r->deepest,
-	       r->by_frame_pointer, sampler_skipped(sampler), sampler_lost(sampler), r->cases, r->cases_failed);
+	       r->by_frame_pointer, r->by_registers, sampler_skipped(sampler), sampler_lost(sampler), r->cases,
+	       r->cases_failed);
 	for (int i = 0; i < UNWIND_END_COUNT; i++)
 		if (r->ends[i])
 			printf(" %s=%" PRIu64, unwind_end_name((enum unwind_end)i), r->ends[i]);
@@ -392,7 +422,7 @@ static const struct argp_option arguments[] = {
 	{"seconds", 's', "S", 0, "stop after so many seconds (20)", 0},
 	{"period-us", 'P', "US", 0, "CPU time between two samples of a thread (1000)", 0},
 	{"compare", 'c', NULL, 0, "compare with elfutils' unwinder", 0},
-	{"keep", 'k', "WHICH", 0, "keep cases: incomplete, different or all kinds", 0},
+	{"keep", 'k', "WHICH", 0, "keep cases: incomplete, different, registers or all kinds", 0},
 	{"max-cases", 'm', "N", 0, "keep at most so many (5)", 0},
 	{"output", 'o', "DIR", 0, "where cases are written to (.)", 0},
 	{"name", 'N', "NAME", 0, "what their names begin with (stack)", 0},
@@ -425,10 +455,11 @@ static error_t parse_argument(int key, char *arg, struct argp_state *state)
 	case 'k':
 		o->keep = !strcmp(arg, "incomplete")  ? KEEP_INCOMPLETE
 			  : !strcmp(arg, "different") ? KEEP_DIFFERENT
+			  : !strcmp(arg, "registers") ? KEEP_REGISTERS
 			  : !strcmp(arg, "all")	      ? KEEP_ALL
 						      : KEEP_NONE;
 		if (o->keep == KEEP_NONE)
-			argp_error(state, "keep is incomplete, different or all");
+			argp_error(state, "keep is incomplete, different, registers or all");
 		return 0;
 	case 'm':
 		o->max_cases = strtoull(arg, NULL, 10);

@@ -15,6 +15,7 @@
 
 #define FOLDER "tests/unit/bpf/stacks"
 #define MIN_CASES 20
+#define MIN_REGISTER_CASES 2
 
 static struct unwind_walk result;
 
@@ -190,6 +191,27 @@ static void replay__wrong_entries_are_seen(void **state)
 	assert_true(spoilt >= MIN_CASES / 2);
 }
 
+/* Where a register is the CFA, nothing else says where the caller is. */
+static void check_registers(const char *name, struct stack_case *c)
+{
+	struct err e = {0};
+
+	if (!strstr(name, "-register"))
+		return;
+	c->has_registers = false;
+	if (passes(c, NULL, NULL, &e))
+		fail_msg("%s passes without registers", name);
+	spoilt++;
+}
+
+static void replay__missing_registers_are_seen(void **state)
+{
+	(void)state;
+	spoilt = 0;
+	each(check_registers);
+	assert_true(spoilt >= MIN_REGISTER_CASES);
+}
+
 /* --- files ---------------------------------------------------------------------------------------------------------*/
 
 static int memory_file(char *path, size_t bytes)
@@ -218,11 +240,16 @@ static void stack_case_read__what_is_written_is_read(void **state)
 	c->word_count = 4;
 	c->words = calloc(4, sizeof(*c->words));
 	c->words[2] = 0x1234;
+	for (size_t i = 0; i < ARRAY_SIZE(c->registers); i++)
+		c->registers[i] = i * i;
+	c->has_registers = true;
 	assert_int_equal(stack_case_write(c, path, &e), 0);
 	assert_int_equal(stack_case_read(path, &again, &e), 0);
 	assert_string_equal(again->name, "a name");
 	assert_int_equal(again->word_count, 4);
 	assert_int_equal(again->words[2], 0x1234);
+	assert_true(again->has_registers);
+	assert_memory_equal(again->registers, c->registers, sizeof(c->registers));
 	assert_true(passes(again, NULL, NULL, &e));
 	close(fd);
 	stack_case_free(c);
@@ -240,6 +267,7 @@ static void stack_case_read__refuses_what_is_no_case(void **state)
 		"baroscope-stack 1\nextent 1000 2000\nframe 16 10\nend outermost\nstack 800 1\n",
 		"baroscope-stack 1\nextent 1000 2000\nframe 16 10\nend outermost\nentry 16 eh 0 00\n",
 		"baroscope-stack 1\nextent 1000 2000\nframe 16 10\nend outermost\nregs 1 2\n",
+		"baroscope-stack 1\nextent 1000 2000\nframe 16 10\nend outermost\nregisters 1 2 3\n",
 		"baroscope-stack 1\nextent 1000 fffffffff000\nframe 16 10\nend outermost\n",
 		"baroscope-stack 1\nextent 1000 2000\nframe 16 10\nend outermost\ncode 10 0z\n",
 	};
@@ -267,6 +295,7 @@ int main(void)
 		cmocka_unit_test(replay__a_wrong_stack_word_is_seen),
 		cmocka_unit_test(replay__a_wrong_row_is_seen),
 		cmocka_unit_test(replay__wrong_entries_are_seen),
+		cmocka_unit_test(replay__missing_registers_are_seen),
 		cmocka_unit_test(stack_case_read__what_is_written_is_read),
 		cmocka_unit_test(stack_case_read__refuses_what_is_no_case),
 	};

@@ -90,11 +90,16 @@ static int finish(void **state)
 	return 0;
 }
 
-static enum unwind_end walk(uint64_t pc, uint64_t sp, uint64_t bp, uint32_t max_frames)
+static enum unwind_end walk_with(uint64_t pc, uint64_t sp, uint64_t bp, const uint64_t *registers, uint32_t max_frames)
 {
 	unwind_user_mappings(walker, table, mapping_count);
-	unwind_user_walk(walker, pc, sp, bp, max_frames, &result);
+	unwind_user_walk(walker, pc, sp, bp, registers, max_frames, &result);
 	return result.end;
+}
+
+static enum unwind_end walk(uint64_t pc, uint64_t sp, uint64_t bp, uint32_t max_frames)
+{
+	return walk_with(pc, sp, bp, NULL, max_frames);
 }
 
 /* --- made stacks
@@ -346,6 +351,98 @@ static void unwind__every_end_has_its_cause(void **state)
 	assert_int_equal(walk(AT(0), SP(0), 1, 528), UNWIND_END_TAIL_CALL);
 }
 
+#define WORD_R10 7 /* of struct pt_regs */
+#define WORD_RAX 10
+#define IN_REGISTER(word, bytes) ((bytes)*32 + (word))
+#define CHAIN_BYTES (1 << 20) /* farther than this is no CFA */
+
+static uint64_t registers[UNWIND_USER_REGISTERS];
+
+/* Row 0: the next word returns; 1: CFA = rax + 8; 2: CFA = r10 - 16; 3: the outermost function. */
+static void load_register_rules(void)
+{
+	const struct cfi_info rules[] = {
+		{.rules = UNWIND_CFA_SP, .offset = 8},
+		{.rules = UNWIND_RULES(UNWIND_CFA_REGISTER, UNWIND_BP_AT_CFA),
+		 .offset = IN_REGISTER(WORD_RAX, 8),
+		 .bp_offset = -16},
+		{.rules = UNWIND_CFA_REGISTER, .offset = IN_REGISTER(WORD_R10, -16)},
+		{.rules = UNWIND_CFA_END},
+	};
+
+	load_rules(rules, ARRAY_SIZE(rules));
+	memset(registers, 0, sizeof(registers));
+	registers[WORD_RAX] = SP(40);
+	registers[WORD_R10] = SP(62);
+	stack_words[39] = 0x77; /* bp */
+	stack_words[40] = stack_words[59] = AT(3) + 8;
+}
+
+static void unwind__a_register_is_the_first_frames_cfa(void **state)
+{
+	(void)state;
+	load_register_rules();
+	assert_int_equal(walk_with(AT(1), SP(0), 0x66, registers, 528), UNWIND_END_OUTERMOST);
+	assert_int_equal(result.frame_count, 2);
+	assert_int_equal(result.frames[1], ABI_FRAME(20, 0x37));
+	assert_int_equal(result.sp, SP(41));
+	assert_int_equal(result.bp, 0x77);
+	assert_int_equal(walk_with(AT(2), SP(0), 0x66, registers, 528), UNWIND_END_OUTERMOST);
+	assert_int_equal(result.sp, SP(60));
+	assert_int_equal(result.bp, 0x66);
+
+	/* Nobody vouches for those that another walk has left behind. */
+	assert_int_equal(walk(AT(1), SP(0), 0x66, 528), UNWIND_END_UNSUPPORTED);
+	assert_int_equal(result.frame_count, 1);
+}
+
+static void unwind__a_register_is_the_second_frames_cfa_if_plausible(void **state)
+{
+	(void)state;
+	load_register_rules();
+	stack_words[0] = AT(1) + 5;
+	assert_int_equal(walk_with(AT(0), SP(0), 0, registers, 528), UNWIND_END_UNSUPPORTED); /* not behind a call */
+	assert_int_equal(result.frame_count, 2);
+	put_call(AT(3) + 8);
+	assert_int_equal(walk_with(AT(0), SP(0), 0, registers, 528), UNWIND_END_OUTERMOST);
+	assert_int_equal(result.frame_count, 3);
+	assert_int_equal(result.frames[2], ABI_FRAME(20, 0x37));
+	assert_int_equal(result.sp, SP(41));
+	assert_int_equal(walk(AT(0), SP(0), 0, 528), UNWIND_END_UNSUPPORTED);
+
+	stack_words[40] = 0x1234; /* no code */
+	assert_int_equal(walk_with(AT(0), SP(0), 0, registers, 528), UNWIND_END_UNSUPPORTED);
+	stack_words[40] = 0;
+	assert_int_equal(walk_with(AT(0), SP(0), 0, registers, 528), UNWIND_END_RETURN_ZERO);
+}
+
+static void unwind__no_register_is_the_third_frames_cfa(void **state)
+{
+	(void)state;
+	load_register_rules();
+	put_call(AT(3) + 8);
+	stack_words[0] = AT(0) + 5;
+	stack_words[1] = AT(1) + 5;
+	assert_int_equal(walk_with(AT(0), SP(0), 0, registers, 528), UNWIND_END_UNSUPPORTED);
+	assert_int_equal(result.frame_count, 3);
+	/* The same code one frame nearer. */
+	assert_int_equal(walk_with(AT(0), SP(1), 0, registers, 528), UNWIND_END_OUTERMOST);
+}
+
+static void unwind__a_register_far_from_the_stack_is_no_cfa(void **state)
+{
+	(void)state;
+	load_register_rules();
+	registers[WORD_RAX] = SP(0) + CHAIN_BYTES - 8;
+	assert_int_equal(walk_with(AT(1), SP(0), 0, registers, 528), UNWIND_END_STACK_READ);
+	registers[WORD_RAX] = SP(0) + CHAIN_BYTES;
+	assert_int_equal(walk_with(AT(1), SP(0), 0, registers, 528), UNWIND_END_UNSUPPORTED);
+	registers[WORD_RAX] = SP(0) - 16;
+	assert_int_equal(walk_with(AT(1), SP(0), 0, registers, 528), UNWIND_END_UNSUPPORTED);
+	registers[WORD_RAX] = SP(0) - 8;
+	assert_int_equal(walk_with(AT(1), SP(0), 0, registers, 528), UNWIND_END_NO_PROGRESS);
+}
+
 static void unwind__walks_528_frames_and_says_that_there_were_more(void **state)
 {
 	const struct cfi_info rules[] = {{.rules = UNWIND_CFA_SP, .offset = 16}, {.rules = UNWIND_CFA_END}};
@@ -503,7 +600,8 @@ static void compare(Dwfl *dwfl, pid_t pid, struct score *score)
 	assert_int_equal(ptrace(PTRACE_GETREGS, pid, NULL, &regs), 0);
 	o.count = 0;
 	r = dw.thread_frames(dwfl, pid, oracle_frame, &o);
-	end = walk(regs.rip, regs.rsp, regs.rbp, UNWIND_MAX_FRAMES);
+	/* Begins as struct pt_regs does. */
+	end = walk_with(regs.rip, regs.rsp, regs.rbp, (const uint64_t *)&regs, UNWIND_MAX_FRAMES);
 	if (r && o.count < UNWIND_MAX_FRAMES) {
 		score->no_oracle++;
 		return;
@@ -741,6 +839,11 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(unwind__frame_pointers_are_judged, reset, finish),
 		cmocka_unit_test_setup_teardown(unwind__prologue_and_epilogue_without_a_table, reset, finish),
 		cmocka_unit_test_setup_teardown(unwind__every_end_has_its_cause, reset, finish),
+		cmocka_unit_test_setup_teardown(unwind__a_register_is_the_first_frames_cfa, reset, finish),
+		cmocka_unit_test_setup_teardown(unwind__a_register_is_the_second_frames_cfa_if_plausible, reset,
+						finish),
+		cmocka_unit_test_setup_teardown(unwind__no_register_is_the_third_frames_cfa, reset, finish),
+		cmocka_unit_test_setup_teardown(unwind__a_register_far_from_the_stack_is_no_cfa, reset, finish),
 		cmocka_unit_test_setup_teardown(unwind__walks_528_frames_and_says_that_there_were_more, reset, finish),
 		cmocka_unit_test_setup_teardown(unwind__python_equals_libdw, reset, finish),
 		cmocka_unit_test_setup_teardown(unwind__this_program_equals_libdw, reset, finish),
