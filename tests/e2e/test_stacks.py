@@ -182,7 +182,10 @@ class Stacks1Targets(unittest.TestCase):
             total, whole = (after[part][i] - before[part][i] for i in (0, 1))
             with self.subTest(part=part):
                 self.assertGreater(total, 0, f"no stack goes through {part}")
-                self.assertGreaterEqual(whole / total, 0.995, f"{part}: {100 * whole / total:.2f} % whole; "
+                # libgcc's eh_return has the return address in a register and overwrites the stack below it: a few
+                # instructions that call frame information does not describe, and libdwfl fails at them too.
+                least = 0.98 if part == "while unwinding" else 0.995
+                self.assertGreaterEqual(whole / total, least, f"{part}: {100 * whole / total:.2f} % whole; "
                                                               f"{shares_of(self.daemon, target.selector).examples()}")
 
     def parts(self, target):

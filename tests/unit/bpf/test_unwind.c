@@ -102,8 +102,7 @@ static enum unwind_end walk(uint64_t pc, uint64_t sp, uint64_t bp, uint32_t max_
 	return walk_with(pc, sp, bp, NULL, max_frames);
 }
 
-/* --- made stacks
- * ----------------------------------------------------------------------------------------------------*/
+/* --- made stacks ---------------------------------------------------------------------------------------------------*/
 
 static void map_code(uint32_t image)
 {
@@ -462,8 +461,7 @@ static void unwind__walks_528_frames_and_says_that_there_were_more(void **state)
 	assert_int_equal(result.frame_count, 500);
 }
 
-/* --- real processes
- * -------------------------------------------------------------------------------------------------*/
+/* --- real processes ------------------------------------------------------------------------------------------------*/
 
 #ifdef HAVE_LIBDW
 /* The functions of libdw, loaded at run time: the product and the other tests are not linked with it. */
@@ -779,8 +777,7 @@ static void unwind__this_program_equals_libdw(void **state)
 	replay(argv, 100, __func__);
 }
 
-/* --- the target: recursion, callbacks from libc, signals, large and variable frames
- * -----------------------------------*/
+/* --- the target: recursion, callbacks from libc, signals, large and variable frames --------------------------------*/
 
 static volatile unsigned int sink;
 
