@@ -102,7 +102,6 @@ enum abi_image {
 enum record_type {
 	RECORD_SAMPLE = 1,
 	RECORD_STACK,
-	RECORD_NAME,
 	RECORD_FORK,
 	RECORD_EXEC,
 	RECORD_EXIT,
@@ -143,10 +142,10 @@ struct record_sample {
 	abi_u64 time_ns;    /* CLOCK_MONOTONIC */
 	abi_u64 stack_id;
 	abi_u64 cgroup_id;
-	abi_u32 comm_id;   /* name of the thread group's leader, see record_name */
-	abi_u32 thread_id; /* name of the thread */
+	char comm[COMM_BYTES];	 /* of the thread group's leader; NUL-padded */
+	char thread[COMM_BYTES]; /* of the thread */
 };
-_Static_assert(sizeof(struct record_sample) == 48, "record_sample");
+_Static_assert(sizeof(struct record_sample) == 72, "record_sample");
 
 /* A stack, sent once; abi_frame[kernel_frames + user_frames] follow: leaf first, kernel before user. */
 struct record_stack {
@@ -160,15 +159,6 @@ struct record_stack {
 	abi_u32 pad;
 };
 _Static_assert(sizeof(struct record_stack) == 40, "record_stack");
-
-/* A thread name, sent once. id is a hash of the text. */
-struct record_name {
-	struct record_head head;
-	abi_u32 name_id;
-	abi_u32 pad;
-	char name[COMM_BYTES];
-};
-_Static_assert(sizeof(struct record_name) == 32, "record_name");
 
 /* A new process, a new program in a process, the end of a process. */
 struct record_process {

@@ -37,19 +37,12 @@ struct {
 	__type(value, struct mapping_value);
 } mappings SEC(".maps");
 
-/* Stacks and names that user space has. It deletes what it forgets, so that it is sent again. */
+/* Stacks that user space has. It deletes what it forgets, so that it is sent again. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
 	__type(key, abi_u64);
 	__type(value, abi_u32);
 } stacks SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
-	__type(key, abi_u32);
-	__type(value, abi_u32);
-} names SEC(".maps");
 
 #endif

@@ -5,6 +5,7 @@
 #define BAROSCOPE_SCRATCH_H
 
 #include "bpf/kernel.h"
+#include "bpf/unwind_abi.h"
 
 enum scratch_set { SCRATCH_INTERRUPT, SCRATCH_SWITCH, SCRATCH_SETS };
 
@@ -31,6 +32,8 @@ struct unwind_state {
 	abi_u8 raw;		 /* some frame is raw */
 	abi_u8 has_registers;	 /* scratch.registers are those of the first frame */
 	abi_u8 pad;
+	abi_u32 image; /* whose table is at hand; IMAGE_NONE: none is */
+	struct unwind_image table;
 	struct mapping_value last; /* that the frame before was found in */
 };
 
@@ -40,7 +43,6 @@ struct scratch {
 	abi_u64 kernel_ips[STACK_MAX_KERNEL_FRAMES + 1];
 	abi_u64 user_ips[STACK_MAX_HELPER_FRAMES + 1];
 	struct record_sample sample;
-	struct record_name name;
 	struct mapping_value last; /* that a frame of this stack was found in */
 	struct unwind_state walk;
 	abi_u64 registers[SCRATCH_REGISTERS]; /* the interrupted user mode's, as in struct pt_regs */

@@ -207,21 +207,4 @@ static __always_inline int stack_send(struct scratch *s, abi_u64 *seen_full)
 	return 0;
 }
 
-/* The id of the name in s->name.name, sent once. 0 = it could not be sent. */
-static __always_inline abi_u32 name_send(struct scratch *s)
-{
-	const abi_u64 *words = (const abi_u64 *)s->name.name;
-	abi_u64 h = hash_step(hash_step(hash_seed | 1, words[0]), words[1]);
-	abi_u32 id = (abi_u32)(h >> 32) | 1, one = 1;
-
-	if (bpf_map_lookup_elem(&names, &id))
-		return id;
-	s->name.head.type = RECORD_NAME;
-	s->name.name_id = id;
-	if (bpf_ringbuf_output(&ring, &s->name, sizeof(s->name), BPF_RB_NO_WAKEUP))
-		return 0;
-	bpf_map_update_elem(&names, &id, &one, BPF_ANY);
-	return id;
-}
-
 #endif

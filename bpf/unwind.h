@@ -299,26 +299,32 @@ __noinline int unwind_apply(abi_u32 set, abi_u32 index, abi_u32 distance)
 /* The rule for an offset of an image's file. */
 __noinline int unwind_by_table(abi_u32 set, abi_u32 image, abi_u64 offset)
 {
-	struct unwind_image *img = bpf_map_lookup_elem(&unwind_images, &image);
 	struct unwind_state *st = unwind_state_get(set);
 	abi_u64 page, row;
 	abi_u32 index;
 
 	if (!st)
 		return UNWIND_END_BROKEN_TABLE;
-	if (!img) {
-		/* Without its table nobody knows whether it keeps a frame pointer: what comes is a guess. */
-		st->no_table = 1;
-		return unwind_by_frame_pointer(set, UNWIND_END_NO_TABLE);
+	/* Neighbouring frames are often of one image. */
+	if (st->image != image) {
+		struct unwind_image *found = bpf_map_lookup_elem(&unwind_images, &image);
+
+		if (!found) {
+			/* Without its table nobody knows whether it keeps a frame pointer: what comes is a guess. */
+			st->no_table = 1;
+			return unwind_by_frame_pointer(set, UNWIND_END_NO_TABLE);
+		}
+		if (found->used != st->now)
+			found->used = st->now;
+		st->image = image;
+		st->table = *found;
 	}
-	if (img->used != st->now)
-		img->used = st->now;
-	if (img->flags & UNWIND_IMAGE_FRAME_POINTER)
+	if (st->table.flags & UNWIND_IMAGE_FRAME_POINTER)
 		return unwind_by_frame_pointer(set, UNWIND_END_FRAME_POINTER);
-	index = (abi_u32)(offset >> UNWIND_PAGE_BITS) - img->first_page;
-	if (offset >> 32 || index >= img->page_count)
+	index = (abi_u32)(offset >> UNWIND_PAGE_BITS) - st->table.first_page;
+	if (offset >> 32 || index >= st->table.page_count)
 		return unwind_by_frame_pointer(set, UNWIND_END_GAP);
-	page = unwind_page(img->segment, img->start + index);
+	page = unwind_page(st->table.segment, st->table.start + index);
 	if (!UNWIND_PAGE_COUNT(page))
 		return unwind_by_frame_pointer(set, UNWIND_END_GAP);
 	row = unwind_row(UNWIND_PAGE_SEGMENT(page), UNWIND_PAGE_START(page), UNWIND_PAGE_COUNT(page),
@@ -393,6 +399,7 @@ static __always_inline void unwind_begin(struct scratch *s, abi_u64 pc, abi_u64 
 	st->end = UNWIND_END_RUNNING;
 	st->last.start = 0;
 	st->last.pages = 0;
+	st->image = IMAGE_NONE;
 }
 
 /* After the walk: what it found becomes part of s->stack. */

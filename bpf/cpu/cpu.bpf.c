@@ -34,7 +34,7 @@ static __always_inline struct profiler_stats *stats_get(void)
 	return bpf_map_lookup_elem(&cpu_stats, &zero);
 }
 
-/* Sends what the scratch set holds: the stack if it is new, names if they are, the sample. The run's outcome. */
+/* Sends what the scratch set holds: the stack if it is new, and the sample. The run's outcome. */
 __noinline int cpu_send(abi_u32 set)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
@@ -63,16 +63,14 @@ __noinline int cpu_send(abi_u32 set)
 	s->sample.head.hierarchy = (abi_u8)cg.hierarchy;
 	s->sample.cgroup_id = cg.id;
 
-	__builtin_memset(s->name.name, 0, COMM_BYTES);
-	bpf_get_current_comm(s->name.name, COMM_BYTES);
-	s->sample.thread_id = name_send(s);
-	s->sample.comm_id = s->sample.thread_id;
-	if (s->stack.head.pid != s->sample.tid) {
+	bpf_get_current_comm(s->sample.thread, COMM_BYTES);
+	if (s->stack.head.pid == s->sample.tid) {
+		__builtin_memcpy(s->sample.comm, s->sample.thread, COMM_BYTES);
+	} else {
 		struct task_struct *leader = BPF_CORE_READ(task, group_leader);
 
-		__builtin_memset(s->name.name, 0, COMM_BYTES);
-		BPF_CORE_READ_STR_INTO(&s->name.name, leader, comm);
-		s->sample.comm_id = name_send(s);
+		__builtin_memset(s->sample.comm, 0, COMM_BYTES);
+		BPF_CORE_READ_STR_INTO(&s->sample.comm, leader, comm);
 	}
 
 	if (bpf_ringbuf_output(&ring, &s->sample, sizeof(s->sample), BPF_RB_NO_WAKEUP))

@@ -232,8 +232,8 @@ void track_close(struct track *t)
 	free(t);
 }
 
-static const char *const shared_names[] = {"ring",  "procs",	     "proc_ranges",  "mappings",       "stacks",
-					   "names", "unwind_images", "unwind_infos", "unwind_segments"};
+static const char *const shared_names[] = {"ring",   "procs",	      "proc_ranges",  "mappings",
+					   "stacks", "unwind_images", "unwind_infos", "unwind_segments"};
 
 int track_share(struct track *t, struct bpf_object *object, struct err *e)
 {
@@ -333,8 +333,6 @@ static size_t record_bytes(uint8_t type)
 		return sizeof(struct record_sample);
 	case RECORD_STACK:
 		return sizeof(struct record_stack);
-	case RECORD_NAME:
-		return sizeof(struct record_name);
 	case RECORD_FORK:
 	case RECORD_EXEC:
 	case RECORD_EXIT:
@@ -362,7 +360,7 @@ static uint64_t record_time_ns(const struct record_head *head)
 	case RECORD_CGROUP_RENAME:
 		return ((const struct record_cgroup *)head)->time_ns;
 	default:
-		return 0; /* names and stacks: before all others */
+		return 0; /* stacks: before all others */
 	}
 }
 
@@ -541,10 +539,9 @@ int track_start(struct track *t, struct err *e)
 	return 0;
 }
 
-void track_capacity(const struct track *t, size_t *ret_stacks, size_t *ret_names)
+size_t track_stack_capacity(const struct track *t)
 {
-	*ret_stacks = bpf_map__max_entries(shared_map(t, "stacks"));
-	*ret_names = bpf_map__max_entries(shared_map(t, "names"));
+	return bpf_map__max_entries(shared_map(t, "stacks"));
 }
 
 uint64_t track_hash_seed(const struct track *t)
@@ -562,11 +559,6 @@ void track_table_maps(const struct track *t, int *ret_images_fd, int *ret_infos_
 void track_forget_stack(struct track *t, uint64_t stack_id)
 {
 	(void)bpf_map_delete_elem(bpf_map__fd(shared_map(t, "stacks")), &stack_id);
-}
-
-void track_forget_name(struct track *t, uint32_t name_id)
-{
-	(void)bpf_map_delete_elem(bpf_map__fd(shared_map(t, "names")), &name_id);
 }
 
 /* Published mappings */

@@ -42,7 +42,7 @@ enum track_event_kind {
 };
 
 struct track_event {
-	uint64_t time_ns; /* CLOCK_MONOTONIC; 0 for records without a time (names) */
+	uint64_t time_ns; /* CLOCK_MONOTONIC; 0 for records without a time (stacks) */
 	uint64_t order;	  /* arrival, to break ties */
 	enum track_event_kind kind;
 	uint32_t pid;
@@ -51,20 +51,19 @@ struct track_event {
 	struct mmap_event mmap;		  /* TRACK_MMAP; the path lives until the next drain */
 };
 
-/* Everything up to now, in time order; names and stacks come before all samples. The array is borrowed until the next
+/* Everything up to now, in time order; stacks come before all samples. The array is borrowed until the next
  * drain. Events of an exec under way are held back until it is complete, for 1 s at most. ret_lost: events were lost
  * since the last drain, a rescan is due. */
 int track_drain(struct track *t, struct track_event **ret_events, size_t *ret_count, bool *ret_lost, struct err *e);
 
-/* How many stacks and names the kernel side remembers as sent. */
-void track_capacity(const struct track *t, size_t *ret_stacks, size_t *ret_names);
-/* Seeds the ids of stacks and names, so that no program can choose names that collide. The same for all profilers. */
+/* How many stacks the kernel side remembers as sent. */
+size_t track_stack_capacity(const struct track *t);
+/* Seeds the ids of stacks, so that no program can build stacks that collide. The same for all profilers. */
 uint64_t track_hash_seed(const struct track *t);
 /* Borrowed descriptors of the maps of the unwind tables, for track_tables.h. */
 void track_table_maps(const struct track *t, int *ret_images_fd, int *ret_infos_fd, int *ret_segments_fd);
-/* The daemon has forgotten a stack or name: it will be sent again. */
+/* The daemon has forgotten a stack: it will be sent again. */
 void track_forget_stack(struct track *t, uint64_t stack_id);
-void track_forget_name(struct track *t, uint32_t name_id);
 
 /* For struct mapping_sink. */
 int track_publish(void *track, uint32_t pid, uint32_t generation, const struct mapping *mappings, size_t count);

@@ -238,7 +238,7 @@ static int create_parts(struct daemon *d, const struct config *config, const cha
 	if (err)
 		return err;
 	d->parts.profiler = d->profiler;
-	track_capacity(d->track, &pipeline.kernel_stacks, &pipeline.kernel_names);
+	pipeline.kernel_stacks = track_stack_capacity(d->track);
 	err = pipeline_create(&d->parts, &pipeline, &d->pipeline);
 	if (err)
 		return err_errno(e, err, "cannot prepare the pipeline");

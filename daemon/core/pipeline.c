@@ -41,15 +41,10 @@ static void forget_stack(void *user, uint64_t stack_id)
 	track_forget_stack(user, stack_id);
 }
 
-static void forget_name(void *user, uint32_t name_id)
-{
-	track_forget_name(user, name_id);
-}
-
 int pipeline_create(const struct pipeline_parts *parts, const struct pipeline_options *options, struct pipeline **ret)
 {
 	struct pipeline *p = calloc(1, sizeof(*p));
-	struct stacks_forget forget = {.stack = forget_stack, .name = forget_name, .user = parts->track};
+	struct stacks_forget forget = {.stack = forget_stack, .user = parts->track};
 	int err;
 
 	if (!p)
@@ -59,16 +54,11 @@ int pipeline_create(const struct pipeline_parts *parts, const struct pipeline_op
 	p->swept_ns = clock_mono_ns();
 	if (!p->options.max_stacks)
 		p->options.max_stacks = 65536;
-	if (!p->options.max_names)
-		p->options.max_names = 16384;
 	if (!p->options.kernel_stacks)
 		p->options.kernel_stacks = p->options.max_stacks;
-	if (!p->options.kernel_names)
-		p->options.kernel_names = p->options.max_names;
 	if (!p->options.max_pending)
 		p->options.max_pending = 65536;
-	err = stacks_create(parts->trie, parts->images, parts->strings, p->options.max_stacks, p->options.max_names,
-			    &forget, &p->stacks);
+	err = stacks_create(parts->trie, parts->images, p->options.max_stacks, &forget, &p->stacks);
 	if (err) {
 		free(p);
 		return err;
@@ -114,8 +104,7 @@ static int wait_for_process(struct pipeline *p, const struct record_sample *r, s
 /* The kernel side remembers fewer stacks than we can keep; what it cannot remember it sends again at every hit. */
 static bool is_crowded(const struct pipeline *p)
 {
-	return stacks_count(p->stacks) > p->options.kernel_stacks / 10 * 9 ||
-	       stacks_name_count(p->stacks) > p->options.kernel_names / 10 * 9;
+	return stacks_count(p->stacks) > p->options.kernel_stacks / 10 * 9;
 }
 
 static enum drop_cause cause_of(int err)
@@ -130,6 +119,14 @@ static enum drop_cause cause_of(int err)
 	default:
 		return DROP_TRIE_FULL;
 	}
+}
+
+/* Without memory a sample is filed without its name. */
+static intern_id name_of(struct pipeline *p, const char *comm)
+{
+	intern_id id;
+
+	return intern_put(p->parts.strings, comm, strnlen(comm, COMM_BYTES), &id) ? INTERN_EMPTY : id;
 }
 
 /* 0: filed or lost, and counted; -EAGAIN: its process is still being read. */
@@ -154,8 +151,8 @@ static int file_sample(struct pipeline *p, const struct record_sample *r, struct
 		return 0;
 	}
 	s.node = stack.node;
-	s.comm = stacks_name(p->stacks, r->comm_id);
-	s.thread = r->thread_id == r->comm_id ? s.comm : stacks_name(p->stacks, r->thread_id);
+	s.comm = name_of(p, r->comm);
+	s.thread = memcmp(r->thread, r->comm, COMM_BYTES) ? name_of(p, r->thread) : s.comm;
 	if (stack.raw || stack.incomplete & (1u << INCOMPLETE_NO_MAPPINGS))
 		targets_want_published(p->parts.targets, process);
 	err = target_label(p->parts.targets, process, r->head.hierarchy, r->cgroup_id, s.comm, now_ns, final,
@@ -204,9 +201,6 @@ static void on_record(struct pipeline *p, const struct record_head *head, uint64
 	case RECORD_STACK:
 		/* A stack that finds no room is missed by its samples, which are counted. */
 		(void)stacks_add(p->stacks, record, now_ns);
-		break;
-	case RECORD_NAME:
-		(void)stacks_add_name(p->stacks, record);
 		break;
 	case RECORD_FORK:
 		targets_on_fork(p->parts.targets, record);
@@ -361,7 +355,6 @@ int pipeline_get_stats(struct pipeline *p, struct pipeline_stats *ret)
 	for (int i = 0; i < INCOMPLETE_CAUSE_COUNT; i++)
 		s.incomplete[i] = p->user_incomplete[i];
 	s.stacks = stacks_count(p->stacks);
-	s.names = stacks_name_count(p->stacks);
 	s.seen_full = d.seen_full;
 	s.frames = d.frames;
 	memcpy(s.whole, d.whole, sizeof(s.whole));

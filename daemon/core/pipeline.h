@@ -29,10 +29,9 @@ struct pipeline_parts {
 };
 
 struct pipeline_options {
-	size_t max_stacks;		    /* that are kept decoded; default 65536 */
-	size_t max_names;		    /* default 16384 */
-	size_t kernel_stacks, kernel_names; /* that the kernel side remembers as sent; default: as many */
-	size_t max_pending;		    /* samples; default 65536 */
+	size_t max_stacks;    /* that are kept decoded; default 65536 */
+	size_t kernel_stacks; /* that the kernel side remembers as sent; default: as many */
+	size_t max_pending;   /* samples; default 65536 */
 	uint32_t rate_hz;
 };
 
@@ -50,7 +49,7 @@ struct pipeline_stats {
 	uint64_t ticks, idle, samples, stored, in_flight;
 	uint64_t drops[DROP_CAUSE_COUNT];
 	uint64_t incomplete[INCOMPLETE_CAUSE_COUNT];
-	uint64_t stacks, names, seen_full;
+	uint64_t stacks, seen_full;
 	uint64_t frames;		     /* user frames walked by table */
 	uint64_t whole[PROFILER_WHOLE_ENDS]; /* whole user stacks, by enum unwind_end */
 	double bpf_run_seconds;

@@ -24,25 +24,16 @@ struct stack {
 	UT_hash_handle hh;
 };
 
-struct name {
-	uint32_t id;
-	intern_id text;
-	bool used;
-	UT_hash_handle hh;
-};
-
 struct stacks {
 	struct trie *trie;
 	struct images *images;
-	struct intern *strings;
-	size_t max_stacks, max_names;
+	size_t max_stacks;
 	struct stacks_forget forget;
 	struct stack *by_id;
-	struct name *names;
 };
 
-int stacks_create(struct trie *trie, struct images *images, struct intern *strings, size_t max_stacks, size_t max_names,
-		  const struct stacks_forget *forget, struct stacks **ret)
+int stacks_create(struct trie *trie, struct images *images, size_t max_stacks, const struct stacks_forget *forget,
+		  struct stacks **ret)
 {
 	struct stacks *t = calloc(1, sizeof(*t));
 
@@ -50,9 +41,7 @@ int stacks_create(struct trie *trie, struct images *images, struct intern *strin
 		return -ENOMEM;
 	t->trie = trie;
 	t->images = images;
-	t->strings = strings;
 	t->max_stacks = max_stacks;
-	t->max_names = max_names;
 	t->forget = *forget;
 	*ret = t;
 	return 0;
@@ -68,16 +57,11 @@ static void drop_stack(struct stacks *t, struct stack *s)
 void stacks_destroy(struct stacks *t)
 {
 	struct stack *s, *next_stack;
-	struct name *n, *next_name;
 
 	if (!t)
 		return;
 	HASH_ITER (hh, t->by_id, s, next_stack)
 		drop_stack(t, s);
-	HASH_ITER (hh, t->names, n, next_name) {
-		HASH_DEL(t->names, n);
-		free(n);
-	}
 	free(t);
 }
 
@@ -106,46 +90,6 @@ int stacks_add(struct stacks *t, const struct record_stack *r, uint64_t now_ns)
 	s->used_ns = now_ns;
 	HASH_ADD(hh, t->by_id, id, sizeof(s->id), s);
 	return 0;
-}
-
-int stacks_add_name(struct stacks *t, const struct record_name *r)
-{
-	struct name *n;
-	int err;
-
-	HASH_FIND(hh, t->names, &r->name_id, sizeof(r->name_id), n);
-	if (n)
-		return 0;
-	if (HASH_COUNT(t->names) >= t->max_names) {
-		t->forget.name(t->forget.user, r->name_id);
-		return -ENOSPC;
-	}
-	n = calloc(1, sizeof(*n));
-	if (!n)
-		return -ENOMEM;
-	n->id = r->name_id;
-	n->used = true;
-	err = intern_put(t->strings, r->name, strnlen(r->name, COMM_BYTES), &n->text);
-	if (err) {
-		free(n);
-		t->forget.name(t->forget.user, r->name_id);
-		return err;
-	}
-	HASH_ADD(hh, t->names, id, sizeof(n->id), n);
-	return 0;
-}
-
-intern_id stacks_name(struct stacks *t, uint32_t name_id)
-{
-	struct name *n;
-
-	HASH_FIND(hh, t->names, &name_id, sizeof(name_id), n);
-	if (!n) {
-		t->forget.name(t->forget.user, name_id);
-		return INTERN_EMPTY;
-	}
-	n->used = true;
-	return n->text;
 }
 
 static void want_table(struct stack *s, image_id image)
@@ -272,7 +216,6 @@ int stacks_resolve(struct stacks *t, uint64_t stack_id, const struct process *pr
 void stacks_sweep(struct stacks *t, uint64_t before_ns)
 {
 	struct stack *s, *next_stack;
-	struct name *n, *next_name;
 
 	HASH_ITER (hh, t->by_id, s, next_stack) {
 		if (s->used_ns < before_ns) {
@@ -282,24 +225,9 @@ void stacks_sweep(struct stacks *t, uint64_t before_ns)
 			trie_mark(t->trie, s->node);
 		}
 	}
-	HASH_ITER (hh, t->names, n, next_name) {
-		if (!n->used) {
-			t->forget.name(t->forget.user, n->id);
-			HASH_DEL(t->names, n);
-			free(n);
-			continue;
-		}
-		n->used = false; /* kept for one more round */
-		intern_mark(t->strings, n->text);
-	}
 }
 
 size_t stacks_count(const struct stacks *t)
 {
 	return HASH_COUNT(t->by_id);
-}
-
-size_t stacks_name_count(const struct stacks *t)
-{
-	return HASH_COUNT(t->names);
 }

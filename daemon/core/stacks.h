@@ -1,4 +1,4 @@
-/* Stacks and thread names as the kernel side sent them, by id; a stack is decoded into the trie at its first sample.
+/* Stacks as the kernel side sent them, by id; a stack is decoded into the trie at its first sample.
  *
  * The kernel side remembers what it has sent: whatever is forgotten here is reported through `forget`, so that it comes
  * again. Loop thread only. */
@@ -13,19 +13,15 @@ struct stacks;
 
 struct stacks_forget {
 	void (*stack)(void *user, uint64_t stack_id);
-	void (*name)(void *user, uint32_t name_id);
 	void *user;
 };
 
-int stacks_create(struct trie *trie, struct images *images, struct intern *strings, size_t max_stacks, size_t max_names,
-		  const struct stacks_forget *forget, struct stacks **ret);
+int stacks_create(struct trie *trie, struct images *images, size_t max_stacks, const struct stacks_forget *forget,
+		  struct stacks **ret);
 void stacks_destroy(struct stacks *t);
 
 /* A record from the ring, checked by the reader. -ENOMEM, -ENOSPC (the table is full; it is forgotten at once). */
 int stacks_add(struct stacks *t, const struct record_stack *r, uint64_t now_ns);
-int stacks_add_name(struct stacks *t, const struct record_name *r);
-/* INTERN_EMPTY when unknown (and then it will be sent again). */
-intern_id stacks_name(struct stacks *t, uint32_t name_id);
 
 struct stack_view {
 	node_id node;
@@ -37,9 +33,8 @@ struct stack_view {
 int stacks_resolve(struct stacks *t, uint64_t stack_id, const struct process *process, bool final, uint64_t now_ns,
 		   struct stack_view *ret);
 
-/* Forgets what was not used since before_ns; marks the nodes and strings of the rest. */
+/* Forgets what was not used since before_ns; marks the nodes of the rest. */
 void stacks_sweep(struct stacks *t, uint64_t before_ns);
 size_t stacks_count(const struct stacks *t);
-size_t stacks_name_count(const struct stacks *t);
 
 #endif

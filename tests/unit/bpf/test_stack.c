@@ -19,8 +19,7 @@ static struct mapping_value table[1 << 14];
 static struct scratch scratch_memory;
 static struct range_value range;
 static uint64_t known_stacks[64];
-static uint32_t known_names[64];
-static size_t known_stack_count, known_name_count, sent, ring_room = 1000;
+static size_t known_stack_count, sent, ring_room = 1000;
 static uint64_t kernel_ips[130], user_ips[130];
 static long kernel_result, user_result;
 static uint64_t last_sent_bytes;
@@ -42,10 +41,6 @@ void *shim_map_lookup(const void *map, const void *key)
 		for (size_t i = 0; i < known_stack_count; i++)
 			if (known_stacks[i] == *(const uint64_t *)key)
 				return &one;
-	if (map == &names)
-		for (size_t i = 0; i < known_name_count; i++)
-			if (known_names[i] == *(const uint32_t *)key)
-				return &one;
 	return NULL;
 }
 
@@ -54,8 +49,6 @@ long shim_map_update(const void *map, const void *key, const void *value)
 	(void)value;
 	if (map == &stacks)
 		known_stacks[known_stack_count++] = *(const uint64_t *)key;
-	if (map == &names)
-		known_names[known_name_count++] = *(const uint32_t *)key;
 	return 0;
 }
 
@@ -86,7 +79,7 @@ static int reset(void **state)
 	(void)state;
 	memset(table, 0, sizeof(table));
 	memset(&scratch_memory, 0, sizeof(scratch_memory));
-	known_stack_count = known_name_count = sent = 0;
+	known_stack_count = sent = 0;
 	ring_room = 1000;
 	kernel_result = user_result = -14;
 	range = (struct range_value){0};
@@ -231,24 +224,6 @@ static void stack_send__sends_once_and_again_after_it_was_lost(void **state)
 	assert_int_equal(sent, 1);
 }
 
-static void name_send__is_stable_and_never_zero(void **state)
-{
-	uint32_t id;
-
-	(void)state;
-	strcpy(scratch_memory.name.name, "redis-server");
-	id = name_send(&scratch_memory);
-	assert_true(id != 0);
-	assert_int_equal(name_send(&scratch_memory), id);
-	assert_int_equal(sent, 1);
-	strcpy(scratch_memory.name.name, "redis-serves");
-	assert_true(name_send(&scratch_memory) != id);
-	assert_int_equal(sent, 2);
-	strcpy(scratch_memory.name.name, "another");
-	ring_room = 0;
-	assert_int_equal(name_send(&scratch_memory), 0);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -258,7 +233,6 @@ int main(void)
 		cmocka_unit_test_setup(stack__ids_of_raw_stacks_differ_by_process, reset),
 		cmocka_unit_test_setup(stack__says_what_is_missing, reset),
 		cmocka_unit_test_setup(stack_send__sends_once_and_again_after_it_was_lost, reset),
-		cmocka_unit_test_setup(name_send__is_stable_and_never_zero, reset),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,4 @@
-/* Stacks and names by id: decoding, forgetting. images and target stand in as small tables. */
+/* Stacks by id: decoding, forgetting. images and target stand in as small tables. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -20,7 +20,6 @@ static struct fake_frame frames[256];
 static size_t frame_count = 1;
 static int mapping_error;
 static uint64_t forgotten_stack;
-static uint32_t forgotten_name;
 static size_t forgotten;
 
 int images_frame(struct images *t, image_id image, uint64_t offset, frame_id *ret)
@@ -80,13 +79,6 @@ static void on_forget_stack(void *user, uint64_t stack_id)
 	forgotten++;
 }
 
-static void on_forget_name(void *user, uint32_t name_id)
-{
-	(void)user;
-	forgotten_name = name_id;
-	forgotten++;
-}
-
 struct fixture {
 	struct intern *strings;
 	struct trie *trie;
@@ -96,7 +88,7 @@ struct fixture {
 static int setup(void **state)
 {
 	static struct fixture f;
-	const struct stacks_forget forget = {.stack = on_forget_stack, .name = on_forget_name};
+	const struct stacks_forget forget = {.stack = on_forget_stack};
 
 	forgotten = 0;
 	wanted_count = 0;
@@ -104,7 +96,7 @@ static int setup(void **state)
 	mapping_error = 0;
 	assert_int_equal(intern_create(1 << 20, &f.strings), 0);
 	assert_int_equal(trie_create(1000, &f.trie), 0);
-	assert_int_equal(stacks_create(f.trie, NULL, f.strings, 4, 4, &forget, &f.stacks), 0);
+	assert_int_equal(stacks_create(f.trie, NULL, 4, &forget, &f.stacks), 0);
 	*state = &f;
 	return 0;
 }
@@ -250,24 +242,6 @@ static void stacks_resolve__wants_the_tables_that_were_missing(void **state)
 	assert_int_equal(wanted_count, 6);
 }
 
-static void stacks_name__is_kept_while_it_is_used(void **state)
-{
-	struct fixture *f = *state;
-	struct record_name r = {.name_id = 7, .name = "worker"};
-
-	assert_int_equal(stacks_name(f->stacks, 7), INTERN_EMPTY);
-	assert_int_equal(forgotten_name, 7);
-	assert_int_equal(stacks_add_name(f->stacks, &r), 0);
-	assert_string_equal(intern_str(f->strings, stacks_name(f->stacks, 7)), "worker");
-	intern_begin_mark(f->strings);
-	trie_begin_mark(f->trie);
-	stacks_sweep(f->stacks, 0);
-	assert_int_equal(stacks_name_count(f->stacks), 1);
-	stacks_sweep(f->stacks, 0); /* not used since the last sweep */
-	assert_int_equal(stacks_name_count(f->stacks), 0);
-	assert_int_equal(forgotten, 2);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -278,7 +252,6 @@ int main(void)
 						teardown),
 		cmocka_unit_test_setup_teardown(stacks_resolve__shows_what_is_missing_as_frames, setup, teardown),
 		cmocka_unit_test_setup_teardown(stacks_resolve__wants_the_tables_that_were_missing, setup, teardown),
-		cmocka_unit_test_setup_teardown(stacks_name__is_kept_while_it_is_used, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
