@@ -189,14 +189,14 @@ struct proc_value {
 _Static_assert(sizeof(struct proc_value) == 4, "proc_value");
 
 /* Value of map `proc_ranges`, key: pid (u32). Written by user space, and by the tracker for a child at its fork, before
- * user space knows of it: the entries [start, start + count) of map `mappings`, sorted by address, are the mappings of
- * the process with this generation. A map of its own, so that neither side can overwrite what the other has just
- * written. */
+ * user space knows of it, and deleted by it at an exit: the entries [start, start + count) of map `mappings`, sorted by
+ * address, are the mappings of the process with this generation. A map of its own, so that neither side can overwrite
+ * what the other has just written. */
 struct range_value {
 	abi_u32 generation;
 	abi_u32 start;
 	abi_u32 count;
-	abi_u32 pad;
+	abi_u32 pid; /* its key: an element may have become another's between look-up and use */
 };
 _Static_assert(sizeof(struct range_value) == 16, "range_value");
 
@@ -217,10 +217,10 @@ struct profiler_stats {
 	abi_u64 idle;
 	abi_u64 filtered; /* outside the target */
 	abi_u64 samples;  /* records put into the ring */
-	abi_u64 frames;	  /* user frames walked by table */
+	abi_u64 frames;	  /* user frames walked */
 	abi_u64 drops[DROP_CAUSE_COUNT];
 	abi_u64 incomplete[INCOMPLETE_CAUSE_COUNT];
-	abi_u64 whole[PROFILER_WHOLE_ENDS]; /* whole user stacks, by enum unwind_end */
+	abi_u64 whole[PROFILER_WHOLE_ENDS]; /* samples with a whole user stack, by enum unwind_end */
 	abi_u64 seen_full;		    /* a stack could not be remembered and will be sent again */
 	abi_u64 timed_runs;		    /* every 64th run times itself */
 	abi_u64 timed_ns;

@@ -71,6 +71,7 @@ struct task_struct {
 	struct signal_struct *signal;
 	struct css_set *cgroups;
 	unsigned int flags;
+	void *mm; /* NULL: a kernel thread, or one that has ended its user mode */
 	void *stack;
 } __core;
 

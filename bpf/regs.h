@@ -24,7 +24,8 @@ _Static_assert(__builtin_offsetof(struct pt_regs, rbp) == REGS_BP * 8 &&
 #define REGS_COMPAT_CS 0x23
 #define REGS_STACK_BYTES 16384 /* of a kernel stack before 5.15; nothing else is asked there */
 
-enum regs_kind { REGS_NONE, REGS_64_BIT, REGS_32_BIT };
+/* REGS_KERNEL: a worker of io_uring or vhost, which has a user's memory and never was in user mode. */
+enum regs_kind { REGS_NONE, REGS_KERNEL, REGS_64_BIT, REGS_32_BIT };
 
 static __always_inline int regs_in_user(struct bpf_perf_event_data *ctx)
 {
@@ -53,6 +54,8 @@ static __always_inline enum regs_kind regs_of_sample(struct bpf_perf_event_data 
 			from = (char *)BPF_CORE_READ(task, stack) + REGS_STACK_BYTES - sizeof(*to);
 		if (bpf_probe_read_kernel(to, sizeof(*to), from))
 			return REGS_NONE;
+		if (!s->registers[REGS_PC] && !s->registers[REGS_SP])
+			return REGS_KERNEL;
 	}
 	cs = s->registers[REGS_CS] & 0xffff; /* what is above belongs to the kernel */
 	return cs == REGS_USER_CS ? REGS_64_BIT : cs == REGS_COMPAT_CS ? REGS_32_BIT : REGS_NONE;

@@ -144,12 +144,18 @@ static __always_inline void stack_kernel(void *ctx, abi_u32 set, struct scratch 
 		normalise_kernel(set, frames);
 }
 
-/* The range of the process's mappings, NULL if they are not known, or only those of another generation. */
-static __always_inline struct range_value *stack_range(const struct proc_value *proc, abi_u32 pid)
+/* The range of the process's mappings. 0: they are not known, or only those of another generation. */
+static __always_inline int stack_range(const struct proc_value *proc, abi_u32 pid, struct range_value *ret)
 {
 	struct range_value *range = bpf_map_lookup_elem(&proc_ranges, &pid);
 
-	return range && proc && range->generation == proc->generation ? range : NULL;
+	if (range && proc) {
+		*ret = *range;
+		if (ret->pid == pid && ret->generation == proc->generation)
+			return 1;
+	}
+	*ret = (struct range_value){};
+	return 0;
 }
 
 /* What is not in the frames but tells two stacks apart. Last of all. */
@@ -163,7 +169,7 @@ static __always_inline void stack_seal(struct scratch *s, int raw)
 		s->stack.stack_id = hash_step(s->stack.stack_id, s->stack.incomplete);
 }
 
-/* The user stack by frame pointer, unseen by whom it was built: a guess, unless all code keeps it. range may be NULL.
+/* The user stack by frame pointer, unseen by whom it was built: a guess, unless all code keeps it.
  */
 static __always_inline void stack_user_helper(void *ctx, abi_u32 set, struct scratch *s,
 					      const struct range_value *range)
@@ -183,8 +189,7 @@ static __always_inline void stack_user_helper(void *ctx, abi_u32 set, struct scr
 	}
 	s->stack.user_frames = (abi_u16)frames;
 	if (frames)
-		raw = normalise_user(set, s->stack.kernel_frames, frames, range ? range->start : 0,
-				     range ? range->count : 0);
+		raw = normalise_user(set, s->stack.kernel_frames, frames, range->start, range->count);
 	stack_seal(s, raw);
 }
 

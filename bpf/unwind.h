@@ -143,6 +143,7 @@ __noinline int unwind_signal(abi_u32 set)
 	st->pc = regs[(UNWIND_SIGNAL_PC - UNWIND_SIGNAL_BP) / 8];
 	st->exact = 1;
 	st->bp_lost = 0;
+	st->has_registers = 0;
 	return UNWIND_CONTINUE;
 }
 
@@ -195,15 +196,17 @@ __noinline int unwind_by_frame_pointer(abi_u32 set, abi_u32 end)
 	if (st->bp_lost)
 		return (int)end;
 	at = st->bp;
-	/* No thread begins in generated code: a zero there is a register like any other. */
+	/* No thread begins in generated code, and where code was interrupted it may use the register for anything. */
 	if (!at)
-		return end == UNWIND_END_JIT ? UNWIND_END_JIT : UNWIND_END_BP_ZERO;
+		return end == UNWIND_END_JIT || st->exact ? (int)end : UNWIND_END_BP_ZERO;
 	if ((at & 7) || at < st->sp || at - st->sp > UNWIND_FRAME_POINTER_MAX)
 		return (int)end;
 	if (unwind_read(frame, sizeof(frame), at))
 		return (int)end;
 	if (!frame[1])
-		return end == UNWIND_END_JIT ? UNWIND_END_JIT : UNWIND_END_RETURN_ZERO;
+		return end == UNWIND_END_JIT || st->exact || (frame[0] && end != UNWIND_END_FRAME_POINTER)
+			       ? (int)end
+			       : UNWIND_END_RETURN_ZERO;
 	if (!unwind_mapped(st, frame[1] - 1) || (!unwind_chains(at, frame[0], end) && !unwind_follows_call(frame[1])))
 		return (int)end;
 	st->bp = frame[0];
@@ -309,15 +312,18 @@ __noinline int unwind_by_table(abi_u32 set, abi_u32 image, abi_u64 offset)
 	if (st->image != image) {
 		struct unwind_image *found = bpf_map_lookup_elem(&unwind_images, &image);
 
-		if (!found) {
+		if (found)
+			st->table = *found;
+		/* The element may have become another image's meanwhile. */
+		if (!found || UNWIND_IMAGE_ID(st->table.flags) != image) {
 			/* Without its table nobody knows whether it keeps a frame pointer: what comes is a guess. */
 			st->no_table = 1;
+			st->image = IMAGE_NONE;
 			return unwind_by_frame_pointer(set, UNWIND_END_NO_TABLE);
 		}
-		if (found->used != st->now)
+		if (st->table.used != st->now)
 			found->used = st->now;
 		st->image = image;
-		st->table = *found;
 	}
 	if (st->table.flags & UNWIND_IMAGE_FRAME_POINTER)
 		return unwind_by_frame_pointer(set, UNWIND_END_FRAME_POINTER);

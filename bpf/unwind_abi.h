@@ -89,7 +89,7 @@ _Static_assert(UNWIND_SEGMENT_WORDS <= 0xfffff, "start and count of a page entry
 
 /* Value of map unwind_images, key: image (u32). */
 struct unwind_image {
-	abi_u32 flags; /* UNWIND_IMAGE_* */
+	abi_u32 flags; /* UNWIND_IMAGE_*, and its key above them */
 	abi_u32 first_page;
 	abi_u32 page_count;
 	abi_u32 segment; /* of the page entries */
@@ -97,7 +97,9 @@ struct unwind_image {
 	abi_u32 used;	 /* time of the last hit in ns >> 30, written by the walker: the oldest leaves first */
 };
 _Static_assert(sizeof(struct unwind_image) == 24, "unwind_image");
-#define UNWIND_IMAGE_FRAME_POINTER 1u /* all of it is walked by frame pointer (Go) */
+#define UNWIND_IMAGE_FRAME_POINTER 1u /* all of it is walked by frame pointer */
+#define UNWIND_IMAGE_FLAGS(image, flags) ((image) << 8 | (flags))
+#define UNWIND_IMAGE_ID(flags) ((flags) >> 8)
 
 /* How a walk ended: with a whole stack, X(symbol, name as shown, one line for docs and metrics help), or for one of the
  * causes of abi.h. */

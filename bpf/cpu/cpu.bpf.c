@@ -35,7 +35,7 @@ static __always_inline struct profiler_stats *stats_get(void)
 }
 
 /* Sends what the scratch set holds: the stack if it is new, and the sample. The run's outcome. */
-__noinline int cpu_send(abi_u32 set)
+__noinline int cpu_send(abi_u32 set, abi_u32 is_walked)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct profiler_stats *stats = stats_get();
@@ -73,10 +73,16 @@ __noinline int cpu_send(abi_u32 set)
 		BPF_CORE_READ_STR_INTO(&s->sample.comm, leader, comm);
 	}
 
-	if (bpf_ringbuf_output(&ring, &s->sample, sizeof(s->sample), BPF_RB_NO_WAKEUP))
+	if (bpf_ringbuf_output(&ring, &s->sample, sizeof(s->sample), BPF_RB_NO_WAKEUP)) {
 		stats->drops[DROP_RING_FULL]++;
-	else
-		stats->samples++;
+		return 0;
+	}
+	stats->samples++;
+	if (is_walked) {
+		stats->frames += s->walk.frame_count;
+		if (s->walk.end < UNWIND_END_WHOLE_COUNT && !s->stack.incomplete)
+			stats->whole[s->walk.end & (PROFILER_WHOLE_ENDS - 1)]++;
+	}
 	return 0;
 }
 
@@ -92,10 +98,7 @@ static __always_inline void stop_clock(struct profiler_stats *stats, abi_u64 sta
 static __always_inline void finish_walk(struct profiler_stats *stats, struct scratch *s)
 {
 	unwind_end(s);
-	stats->frames += s->walk.frame_count;
-	if (s->walk.end < UNWIND_END_WHOLE_COUNT && !s->walk.no_table)
-		stats->whole[s->walk.end & (PROFILER_WHOLE_ENDS - 1)]++;
-	cpu_send(SCRATCH_INTERRUPT);
+	cpu_send(SCRATCH_INTERRUPT, 1);
 	stop_clock(stats, s->started_ns);
 }
 
@@ -121,7 +124,7 @@ static __always_inline int sample(struct bpf_perf_event_data *ctx, struct profil
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	abi_u32 pid = (abi_u32)(pid_tgid >> 32);
 	enum regs_kind kind = REGS_NONE;
-	struct range_value *range;
+	struct range_value range;
 	struct proc_value *proc;
 	int is_user;
 
@@ -137,24 +140,25 @@ static __always_inline int sample(struct bpf_perf_event_data *ctx, struct profil
 	s->sample.tid = (abi_u32)pid_tgid;
 	s->sample.time_ns = bpf_ktime_get_ns();
 	stack_kernel(ctx, SCRATCH_INTERRUPT, s, proc, pid, s->sample.time_ns, !regs_in_user(ctx));
-	is_user = !(BPF_CORE_READ(task, flags) & PF_KTHREAD);
+	is_user = !(BPF_CORE_READ(task, flags) & PF_KTHREAD) && BPF_CORE_READ(task, mm);
 	if (is_user)
 		kind = regs_of_sample(ctx, task, s);
-	if (kind != REGS_NONE) {
-		range = stack_range(proc, pid);
-		if (range && kind == REGS_64_BIT) {
+	if (kind == REGS_64_BIT || kind == REGS_32_BIT) {
+		int is_known = stack_range(proc, pid, &range);
+
+		if (is_known && kind == REGS_64_BIT) {
 			unwind_begin(s, s->registers[REGS_PC], s->registers[REGS_SP], s->registers[REGS_BP],
-				     range->start, range->count, UNWIND_MAX_FRAMES, s->sample.time_ns);
+				     range.start, range.count, UNWIND_MAX_FRAMES, s->sample.time_ns);
 			s->walk.has_registers = 1;
 			return 1;
 		}
-		stack_user_helper(ctx, SCRATCH_INTERRUPT, s, range);
+		stack_user_helper(ctx, SCRATCH_INTERRUPT, s, &range);
 	} else {
-		if (is_user)
+		if (is_user && kind == REGS_NONE)
 			s->stack.incomplete |= 1u << INCOMPLETE_USER_STACK;
 		stack_seal(s, 0);
 	}
-	cpu_send(SCRATCH_INTERRUPT);
+	cpu_send(SCRATCH_INTERRUPT, 0);
 	return 0;
 }
 

@@ -60,9 +60,12 @@ static __always_inline void inherit_range(const struct record_process *r)
 {
 	struct range_value *range = bpf_map_lookup_elem(&proc_ranges, &r->parent_pid), copy;
 
-	if (!range || range->generation != r->parent_generation)
+	if (!range)
 		return;
 	copy = *range;
+	if (copy.pid != r->parent_pid || copy.generation != r->parent_generation)
+		return;
+	copy.pid = r->head.pid;
 	copy.generation = r->generation;
 	/* Full: the child is published at its first sample, like any other. */
 	bpf_map_update_elem(&proc_ranges, &r->head.pid, &copy, BPF_ANY);
@@ -132,6 +135,8 @@ int b_track_exit(struct bpf_raw_tracepoint_args *ctx)
 	r.time_ns = bpf_ktime_get_ns();
 	r.generation = generation_of(r.head.pid);
 	bpf_map_delete_elem(&procs, &r.head.pid);
+	/* Also what user space never hears of: its memory is gone. */
+	bpf_map_delete_elem(&proc_ranges, &r.head.pid);
 	send_process(stats, &r);
 	end(stats, started_ns);
 	return 0;

@@ -619,7 +619,7 @@ int track_publish(void *track, uint32_t pid, uint32_t generation, const struct m
 	uint64_t now_ns = clock_mono_ns();
 	size_t at = published_find(t, pid, generation);
 	bool known = published_is(t, at, pid, generation);
-	struct range_value value = {.generation = generation};
+	struct range_value value = {.generation = generation, .pid = pid};
 	size_t filled = 0;
 	int err;
 

@@ -19,7 +19,9 @@
 #define USED_SHIFT 30			 /* unwind_image.used */
 #define AHEAD 16			 /* one part in so many is kept free or resting */
 #define MAX_INFOS (UNWIND_MAX_INFOS / 4) /* of one image: as many as the compiler gives */
-#define MIN_CHUNK 4096u			 /* words: smaller holes are not filled with a part of an image */
+#define MAX_SHARE                                                                                                      \
+	4 /* no image has more than one part in so many: two that don't fit together would drive all others out */
+#define MIN_CHUNK 4096u /* words: smaller holes are not filled with a part of an image */
 
 _Static_assert(sizeof(struct cfi_info) == sizeof(struct unwind_info) &&
 		       offsetof(struct cfi_info, merge) == offsetof(struct unwind_info, merge),
@@ -352,9 +354,11 @@ static int place(struct tables *t, struct load *load, struct unwind_image *ret)
 	void *entries;
 	int r;
 
-	*ret = (struct unwind_image){.used = (uint32_t)(load->now_ns >> USED_SHIFT)};
-	if (load->table->flags & TABLE_FRAME_POINTER)
-		ret->flags |= UNWIND_IMAGE_FRAME_POINTER;
+	*ret = (struct unwind_image){
+		.flags = UNWIND_IMAGE_FLAGS(load->image->id,
+					    load->table->flags & TABLE_FRAME_POINTER ? UNWIND_IMAGE_FRAME_POINTER : 0),
+		.used = (uint32_t)(load->now_ns >> USED_SHIFT),
+	};
 	if (!pages)
 		return 0;
 	r = take_range(t, load, pages * 2, pages * 2);
@@ -425,7 +429,7 @@ int tables_load(struct tables *t, image_id image, const struct table *table, uin
 	int r;
 
 	tables_drop(t, image, now_ns);
-	if (segments_needed(table) > t->max_segments || table->info_count > MAX_INFOS) {
+	if (segments_needed(table) > (t->max_segments + MAX_SHARE - 1) / MAX_SHARE || table->info_count > MAX_INFOS) {
 		t->stats.no_room++;
 		return -EFBIG;
 	}

@@ -19,6 +19,7 @@
 #define HURRY_MS 10
 /* While unwind tables are on their way: what they let us see next is the next table's image. */
 #define TABLES_DRAIN_MS 20
+#define TABLES_DRAIN_NS (2 * NS_PER_S) /* a disk that hangs is no reason to hurry */
 #define MAX_STRING_BYTES (32u << 20)
 #define MAX_TRIE_NODES (1u << 20)
 #define WINDOW_SPAN_NS (10 * NS_PER_S)
@@ -34,6 +35,7 @@ struct daemon {
 	struct images *images;
 	struct table_worker *tables;
 	bool tables_pending; /* at the last drain */
+	uint64_t tables_since_ns;
 	struct trie *trie;
 	struct windows *windows;
 	struct track *track;
@@ -142,7 +144,9 @@ static void on_drain(evutil_socket_t fd _unused_, short what _unused_, void *use
 	if (pipeline_drain(d->pipeline, &e) < 0)
 		log_error("core", "drain failed: %s", e.text);
 	pending = images_tables_pending(d->images);
-	if (pending || d->tables_pending)
+	if (!pending || !d->tables_pending)
+		d->tables_since_ns = clock_mono_ns();
+	if ((pending || d->tables_pending) && clock_mono_ns() - d->tables_since_ns < TABLES_DRAIN_NS)
 		next.tv_usec = TABLES_DRAIN_MS * 1000;
 	d->tables_pending = pending;
 	event_add(d->drain, &next);

@@ -50,7 +50,7 @@ struct pipeline_stats {
 	uint64_t drops[DROP_CAUSE_COUNT];
 	uint64_t incomplete[INCOMPLETE_CAUSE_COUNT];
 	uint64_t stacks, seen_full;
-	uint64_t frames;		     /* user frames walked by table */
+	uint64_t frames;		     /* user frames walked */
 	uint64_t whole[PROFILER_WHOLE_ENDS]; /* whole user stacks, by enum unwind_end */
 	double bpf_run_seconds;
 };

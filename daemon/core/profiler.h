@@ -37,7 +37,7 @@ struct profiler_drops {
 	uint64_t ticks, reported, idle, filtered;
 	uint64_t lost[DROP_CAUSE_COUNT];
 	uint64_t incomplete[INCOMPLETE_CAUSE_COUNT];
-	uint64_t frames;		     /* user frames walked by table */
+	uint64_t frames;		     /* user frames walked */
 	uint64_t whole[PROFILER_WHOLE_ENDS]; /* whole user stacks, by enum unwind_end */
 	uint64_t in_flight; /* runs that had no outcome at the moment of reading: never more than there are CPUs */
 	uint64_t seen_full;

@@ -11,7 +11,7 @@
 #define INCOMPLETE_OUTER (~(1u << INCOMPLETE_KERNEL_STACK))
 /* Causes that a table would mend. */
 #define INCOMPLETE_FOR_TABLE (1u << INCOMPLETE_NO_TABLE | 1u << INCOMPLETE_NO_MAPPINGS)
-#define MAX_WANTED 4
+#define MAX_WANTED 64
 
 struct stack {
 	uint64_t id;
@@ -19,7 +19,8 @@ struct stack {
 	struct record_stack *record; /* until decoded */
 	node_id node;
 	uint32_t incomplete;
-	image_id wanted[MAX_WANTED]; /* images that may have had no table; 0 = none */
+	image_id *wanted; /* images that may have had no table */
+	uint32_t wanted_count;
 	bool raw;
 	UT_hash_handle hh;
 };
@@ -51,6 +52,7 @@ static void drop_stack(struct stacks *t, struct stack *s)
 {
 	HASH_DEL(t->by_id, s);
 	free(s->record);
+	free(s->wanted);
 	free(s);
 }
 
@@ -92,16 +94,23 @@ int stacks_add(struct stacks *t, const struct record_stack *r, uint64_t now_ns)
 	return 0;
 }
 
+/* Without memory it is asked for by the next stack that goes through the image. */
 static void want_table(struct stack *s, image_id image)
 {
+	image_id *grown;
+
 	if (image < IMAGE_FIRST_FILE && image != IMAGE_VDSO)
 		return;
-	for (size_t i = 0; i < MAX_WANTED; i++) {
-		if (!s->wanted[i])
-			s->wanted[i] = image;
+	for (uint32_t i = 0; i < s->wanted_count; i++)
 		if (s->wanted[i] == image)
 			return;
-	}
+	if (s->wanted_count == MAX_WANTED)
+		return;
+	grown = realloc(s->wanted, (s->wanted_count + 1) * sizeof(*grown));
+	if (!grown)
+		return;
+	s->wanted = grown;
+	s->wanted[s->wanted_count++] = image;
 }
 
 /* What is missing is shown as a frame in its place. */
@@ -207,7 +216,7 @@ int stacks_resolve(struct stacks *t, uint64_t stack_id, const struct process *pr
 			return err;
 	}
 	s->used_ns = now_ns;
-	for (size_t i = 0; i < MAX_WANTED && s->wanted[i]; i++)
+	for (uint32_t i = 0; i < s->wanted_count; i++)
 		images_want_table(t->images, s->wanted[i]);
 	*ret = (struct stack_view){.node = s->node, .incomplete = s->incomplete, .raw = s->raw};
 	return 0;

@@ -44,6 +44,7 @@ struct table_worker {
 	struct images *images;
 	struct event *answered, *tick;
 	size_t out; /* jobs that are not back */
+	bool tick_out;
 	uint64_t out_bytes;
 	image_id *late_drops;
 	size_t late_count, late_cap;
@@ -262,6 +263,8 @@ static void take_answer(struct table_worker *w, struct job *j)
 	struct table_worker_stats *s = &w->stats;
 
 	w->out--;
+	if (j->kind == JOB_TICK)
+		w->tick_out = false;
 	w->out_bytes -= j->bytes;
 	s->tables = j->tables;
 	s->cache_hits = j->cache.hits;
@@ -305,8 +308,8 @@ static void on_tick(evutil_socket_t fd, short what, void *user)
 	(void)fd;
 	(void)what;
 	flush_drops(w);
-	if (!w->late_count)
-		(void)submit(w, JOB_TICK, 0, NULL, NULL); /* when it is busy the next one will do */
+	if (!w->late_count && !w->tick_out && !submit(w, JOB_TICK, 0, NULL, NULL))
+		w->tick_out = true; /* when it is busy the next one will do */
 }
 
 static int start_thread(struct table_worker *w)

@@ -368,17 +368,23 @@ int process_find_mapping(const struct process *p, uint64_t address, struct mappi
 	return r;
 }
 
-/* A child runs on its parent's mappings from its first instruction on. */
+/* A child runs on its parent's mappings from its first instruction on. Whatever the kernel side gave it and cannot be
+ * accounted for here is taken away: its range would be somebody else's soon. */
 static void inherit(struct targets *t, struct process *p, const struct process *parent)
 {
-	if (!t->sink.inherit || !parent->published)
+	if (!t->sink.inherit)
 		return;
+	if (!parent || !parent->published) {
+		target_disown(t, p);
+		return;
+	}
 	p->wanted = true;
-	/* The kernel side may have given it the range whether it can stay or not: published now or retired later. */
-	p->published = true;
-	p->published_version = 0;
-	if (!t->sink.inherit(t->sink.user, p->pid, p->generation, parent->pid, parent->generation))
+	if (t->sink.inherit(t->sink.user, p->pid, p->generation, parent->pid, parent->generation)) {
+		target_disown(t, p); /* this drain's tick publishes it */
+	} else {
+		p->published = true;
 		p->published_version = parent->published_version;
+	}
 	attend(t, p);
 }
 
@@ -395,6 +401,8 @@ void targets_on_fork(struct targets *t, const struct record_process *r)
 			memcpy(p->comm, r->comm, COMM_BYTES);
 		p->placeholder = false;
 		p->start_ns = r->time_ns;
+		if (!p->published)
+			target_disown(t, p);
 		return;
 	}
 	p = target_newest(t, r->head.pid);
@@ -414,10 +422,12 @@ void targets_on_fork(struct targets *t, const struct record_process *r)
 		p = target_enter(t, r->head.pid, r->generation, r->time_ns, space, environment_create(), NULL);
 	else
 		p = NULL;
-	if (p && parent)
-		inherit(t, p, parent);
-	if (p)
-		memcpy(p->comm, r->comm, COMM_BYTES);
+	if (!p) {
+		t->sink.retire(t->sink.user, r->head.pid, r->generation);
+		return;
+	}
+	inherit(t, p, parent);
+	memcpy(p->comm, r->comm, COMM_BYTES);
 }
 
 void targets_on_exec_begin(struct targets *t, uint32_t pid, uint64_t time_ns)
@@ -596,6 +606,8 @@ static void publish(struct targets *t, struct process *p, uint64_t now_ns)
 	}
 	p->published = true;
 	p->published_version = s->version;
+	/* Old ranges rest for seconds: a process that maps all the time must not fill the table with copies. */
+	p->publish_after_ns = now_ns + (s->count > 100 ? s->count : 100) * NS_PER_MS;
 }
 
 void targets_tick(struct targets *t, uint64_t now_ns)

@@ -402,7 +402,7 @@ static void tables_load__walked_by_frame_pointer(void **state)
 	start(0);
 	assert_int_equal(load(7, NULL), 0);
 	assert_true(get_image(7, &img));
-	assert_int_equal(img.flags, UNWIND_IMAGE_FRAME_POINTER);
+	assert_int_equal(img.flags, UNWIND_IMAGE_FLAGS(7, UNWIND_IMAGE_FRAME_POINTER));
 	assert_int_equal(img.page_count, 0);
 	assert_int_equal(stats().segments, 0);
 	tables_drop(f.tables, 7, f.now_ns);

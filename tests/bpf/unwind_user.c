@@ -208,14 +208,14 @@ static int load_page(struct unwind_user *u, const struct cfi_tables *t, const st
 int unwind_user_load(struct unwind_user *u, uint32_t image, const struct cfi_tables *t)
 {
 	_cleanup_free_ uint16_t *renumbered = NULL;
-	struct unwind_image img = {0};
+	struct unwind_image img = {.flags = UNWIND_IMAGE_FLAGS(image, 0)};
 	uint32_t start;
 	int r = 0;
 
 	if (image >= MAX_IMAGES)
 		return -ENOSPC;
 	if (!t) {
-		u->images[image] = (struct unwind_image){.flags = UNWIND_IMAGE_FRAME_POINTER};
+		u->images[image] = (struct unwind_image){.flags = UNWIND_IMAGE_FLAGS(image, UNWIND_IMAGE_FRAME_POINTER)};
 		u->loaded[image] = true;
 		return 0;
 	}

@@ -89,9 +89,12 @@ static int reset(void **state)
 /* A whole stack by the kernel's helper; the number of frames. */
 static uint32_t take(const struct proc_value *proc, uint32_t pid, uint64_t time_ns, bool has_user)
 {
+	struct range_value mine;
+
 	stack_kernel(NULL, 0, &scratch_memory, proc, pid, time_ns, 1);
+	stack_range(proc, pid, &mine);
 	if (has_user)
-		stack_user_helper(NULL, 0, &scratch_memory, stack_range(proc, pid));
+		stack_user_helper(NULL, 0, &scratch_memory, &mine);
 	else
 		stack_seal(&scratch_memory, 0);
 	return (uint32_t)scratch_memory.stack.kernel_frames + scratch_memory.stack.user_frames;
@@ -128,7 +131,7 @@ static void stack__normalises_what_is_mapped_and_keeps_the_rest_raw(void **state
 	table[5] = (struct mapping_value){.start = 0x400000, .pages = 16, .offset = 0x1000, .image = 20};
 	table[6] = (struct mapping_value){.start = 0x600000, .pages = 16, .offset = 0x600000, .image = IMAGE_JIT};
 	table[7] = (struct mapping_value){.start = 0x7f0000000000, .pages = 256, .offset = 0, .image = 21};
-	range = (struct range_value){.generation = 9, .start = 5, .count = 3};
+	range = (struct range_value){.generation = 9, .start = 5, .count = 3, .pid = 77};
 	user_ips[0] = 0x400123; /* the leaf: as it is */
 	user_ips[1] = 0x400201; /* a return address: moved into the call */
 	user_ips[2] = 0x7f0000000abd;
@@ -158,7 +161,7 @@ static void stack__an_old_generations_mappings_are_not_used(void **state)
 
 	(void)state;
 	table[5] = (struct mapping_value){.start = 0x400000, .pages = 16, .image = 20};
-	range = (struct range_value){.generation = 9, .start = 5, .count = 1};
+	range = (struct range_value){.generation = 9, .start = 5, .count = 1, .pid = 77};
 	user_ips[0] = 0x400123;
 	user_result = 8;
 	assert_int_equal(take(&proc, 77, 1, 1), 1);
@@ -182,9 +185,12 @@ static void stack__ids_of_raw_stacks_differ_by_process(void **state)
 	assert_true(id != scratch_memory.stack.stack_id);
 
 	table[5] = (struct mapping_value){.start = 0x400000, .pages = 16, .image = 20};
-	range = (struct range_value){.generation = 11, .start = 5, .count = 1};
+	range = (struct range_value){.generation = 11, .start = 5, .count = 1, .pid = 77};
 	take(&proc, 77, 1, 1);
 	normalised = scratch_memory.stack.stack_id;
+	take(&proc, 78, 2, 1); /* the element has become another process's since it was looked up */
+	assert_true(normalised != scratch_memory.stack.stack_id);
+	range.pid = 78;
 	take(&proc, 78, 2, 1);
 	assert_int_equal(normalised, scratch_memory.stack.stack_id);
 }

@@ -278,8 +278,15 @@ static void unwind__frame_pointers_are_judged(void **state)
 	stack_words[10] = SP(20);
 	stack_words[11] = 0x1000; /* not executable */
 	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(10), 528), UNWIND_END_NO_TABLE);
+	/* Zeros end a stack only in a caller's frame: interrupted code may have the register for anything. */
 	stack_words[11] = 0;
+	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(10), 528), UNWIND_END_NO_TABLE);
+	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), 0, 528), UNWIND_END_NO_TABLE);
+	stack_words[11] = ret;
+	stack_words[20] = stack_words[21] = 0;
 	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(10), 528), UNWIND_END_RETURN_ZERO);
+	stack_words[20] = SP(30);
+	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), SP(10), 528), UNWIND_END_NO_TABLE);
 
 	table[0].image = IMAGE_JIT;
 	assert_int_equal(walk(CODE_BASE + 0x100, SP(5), 1, 528), UNWIND_END_JIT);
