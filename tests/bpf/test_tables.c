@@ -471,26 +471,31 @@ static void tables_load__what_never_fits_evicts_nobody(void **state)
 	cfi_free(&strange);
 }
 
-/* As large as there is room, whatever was there before. */
-static void tables_load__all_of_the_budget(void **state)
+/* As large as an image may be, whatever was there before; one page more is too large, and drives nobody out. */
+static void tables_load__a_quarter_of_the_budget(void **state)
 {
-	struct cfi_tables all = make(4 * 20 - 1, 13000, 20, 0), small = make(3, 900, 5, 0);
+	struct cfi_tables quarter = make(4 * 20 - 1, 13000, 20, 0), more = make(4 * 20 + 1, 13000, 20, 0);
+	struct cfi_tables small = make(3, 900, 5, 0);
 
 	(void)state;
-	start(4 * MIB);
+	start(16 * MIB);
 	for (image_id i = 0; i < 40; i++)
 		assert_int_equal(load(i, &small), 0);
 	for (image_id i = 0; i < 40; i += 2)
 		tables_drop(f.tables, i, f.now_ns);
-	assert_int_equal(load(100, &all), -ENOSPC);
-	for (int i = 0; i < 3; i++) {
-		f.now_ns += GRACE_NS;
-		if (!load(100, &all))
-			break;
+	assert_int_equal(load(99, &more), -EFBIG);
+	assert_int_equal(f.evicted_count, 0);
+	for (image_id i = 100; i < 106; i++) {
+		for (int tries = 0; load(i, &quarter); tries++) {
+			assert_true(tries < 3);
+			f.now_ns += GRACE_NS;
+		}
+		assert_all_rows(i, &quarter);
 	}
-	assert_all_rows(100, &all);
-	assert_int_equal(stats().images, 1);
-	cfi_free(&all);
+	assert_true(f.evicted_count > 0);
+	assert_true(stats().segments <= 16);
+	cfi_free(&quarter);
+	cfi_free(&more);
 	cfi_free(&small);
 }
 
@@ -762,7 +767,7 @@ int main(void)
 		CASE(tables_load__walked_by_frame_pointer),
 		CASE(tables_load__the_least_recently_used_leaves),
 		CASE(tables_load__what_never_fits_evicts_nobody),
-		CASE(tables_load__all_of_the_budget),
+		CASE(tables_load__a_quarter_of_the_budget),
 		CASE(tables_load__replaces),
 		CASE(tables_drop__rows_rest_for_the_grace_time),
 		CASE(tables_drop__infos_are_shared_and_counted),
