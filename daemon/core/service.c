@@ -61,6 +61,7 @@ static void write_unwinding(struct json_writer *w, const struct images_stats *im
 	jw_uint(w, "none", images->tables_none);
 	jw_uint(w, "failed", images->tables_failed);
 	jw_uint(w, "dropped", images->tables_dropped);
+	jw_uint(w, "losses", images->table_losses);
 	jw_uint(w, "queue_full", worker->queue_full);
 	jw_uint(w, "cache_hits", worker->cache_hits);
 	jw_uint(w, "cache_misses", worker->cache_misses);

@@ -224,6 +224,8 @@ static int build(struct cfi_build *b, struct err *e)
 			return err_set(e, r, "more than %u functions in the call frame information",
 				       b->options.max_entries);
 	}
+	if (!b->fde_count && (b->out.counts[CFI_SECTIONS] || b->out.counts[CFI_BROKEN] || b->out.counts[CFI_ENCODING]))
+		return err_set(e, -EBADMSG, "its call frame information cannot be read");
 	if (!b->fde_count)
 		return err_set(e, -ENODATA, "no usable call frame information");
 	r = sort(b);
@@ -262,6 +264,8 @@ int cfi_compile(const struct elf_file *f, const struct cfi_options *options, str
 	r = build(&b, e);
 	if (b.options.ret_work_bytes)
 		*b.options.ret_work_bytes = b.work_bytes;
+	if (b.options.ret_probes)
+		*b.options.ret_probes = b.probes;
 	if (!r) {
 		*ret = b.out;
 		b.out = (struct cfi_tables){0};

@@ -17,6 +17,9 @@
 #include "daemon/image/elf.h"
 #include "daemon/util/err.h"
 
+/* Part of the key under which tables are kept on disk. To be raised with every change that makes the compiler's output
+ * differ for any file: what it reads, which rules it knows, what it leaves out, its limits, how rows are merged. */
+#define CFI_VERSION 2u
 #define CFI_PAGE_BITS 16
 #define CFI_MAX_PAGES 65536u /* of 64 KiB: code beyond 4 GiB of the file has no rows */
 #define CFI_MAX_INFOS 65536u
@@ -106,14 +109,19 @@ struct cfi_options {
 	uint32_t gap_bytes;	    /* 16: holes between functions smaller than this are padding and get no row */
 	bool no_merge;		    /* neighbours that differ by 8 stay two rows */
 	uint64_t *ret_work_bytes;   /* not NULL: bytes of entries gone through, each time that it is done */
+	uint64_t *ret_probes;	    /* not NULL: places looked at to find rows' rules */
 };
 
-/* options may be NULL. -EOPNOTSUPP: not this architecture; -ENODATA: no usable call frame information; -EFBIG: limits.
- */
+/* options may be NULL. -EOPNOTSUPP: not this architecture; -ENODATA: no call frame information of any function;
+ * -EBADMSG: there is some, but none that could be read; -EFBIG: limits. */
 int cfi_compile(const struct elf_file *f, const struct cfi_options *options, struct cfi_tables *ret, struct err *e);
 void cfi_free(struct cfi_tables *t);
 /* The rule in effect at a file offset, its merge applied. Without rows for it: CFI_CFA_NONE. */
 struct cfi_info cfi_lookup(const struct cfi_tables *t, uint64_t offset);
+
+/* Where .eh_frame is in a file without a section table: the program header of its search table leads there. Its end is
+ * not known, so ret_bytes goes to its segment's. -ENOENT. */
+int cfi_segment_of_eh_frame(const struct elf_file *f, uint64_t *ret_address, uint64_t *ret_offset, uint64_t *ret_bytes);
 
 static inline enum cfi_cfa cfi_cfa_of(struct cfi_info i)
 {

@@ -176,7 +176,8 @@ struct cfi_build {
 	struct cfi_tables out;
 	size_t row_cap, page_cap, info_cap;
 	uint64_t work_bytes;
-	uint32_t *info_slots; /* index + 1 */
+	uint32_t *info_slots;  /* index + 1 */
+	uint64_t seed, probes; /* of the hash that leads there; slots looked at */
 	/* The row that may still be merged with the next, and what is in effect before and behind it. */
 	bool pending;
 	uint32_t pending_at;

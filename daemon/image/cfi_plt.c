@@ -25,7 +25,8 @@ void cfi_plt_find(struct cfi_build *b)
 		if (!s || !s->bytes || !cfi_place(b, s->addr, s->bytes, &p.start))
 			continue;
 		p.bytes = (uint32_t)s->bytes;
-		p.lazy = p.bytes >= CFI_PLT_ENTRY_BYTES && !elf_read(b->file, p.start, code, sizeof(code)) &&
+		/* Its contents, as the key of the table knows them, not what its address leads to. */
+		p.lazy = p.bytes >= CFI_PLT_ENTRY_BYTES && !elf_read(b->file, s->offset, code, sizeof(code)) &&
 			 code[0] == CFI_PLT_HEAD_0 && code[1] == CFI_PLT_HEAD_1;
 		if (!apart(b, &p))
 			continue;
@@ -51,15 +52,25 @@ static int fill(struct cfi_build *b, const struct cfi_plt *p)
 	}
 	if (!r && at < p->start + p->bytes)
 		r = cfi_rows_add(b, at, p->lazy ? entry : sp);
-	return r ? r : cfi_rows_add(b, p->start + p->bytes, (struct cfi_info){0});
+	return r;
 }
 
 int cfi_plt_fill(struct cfi_build *b, uint32_t from, uint32_t to)
 {
-	int r = cfi_rows_add(b, from, (struct cfi_info){0});
+	uint32_t at = from; /* up to here all is said */
+	int r = 0;
 
-	for (size_t i = 0; !r && i < b->plt_count; i++)
-		if (b->plts[i].start >= from && b->plts[i].start + b->plts[i].bytes <= to)
-			r = fill(b, &b->plts[i]);
-	return r;
+	for (size_t i = 0; !r && i < b->plt_count; i++) {
+		const struct cfi_plt *p = &b->plts[i];
+
+		if (p->start < from || p->start + p->bytes > to)
+			continue;
+		/* One that begins where something else ends has its own first row there. */
+		if (p->start > at)
+			r = cfi_rows_add(b, at, (struct cfi_info){0});
+		if (!r)
+			r = fill(b, p);
+		at = p->start + p->bytes;
+	}
+	return r || at == to ? r : cfi_rows_add(b, at, (struct cfi_info){0});
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "daemon/image/cfi_internal.h"
+#include "daemon/util/index.h"
 
 static uint64_t info_key(struct cfi_info info)
 {
@@ -12,6 +13,14 @@ static uint64_t info_key(struct cfi_info info)
 
 	memcpy(&key, &info, sizeof(key));
 	return key;
+}
+
+/* Rules come from a file: neither may it choose their places, nor would many at one place cost more than a bit. */
+#define MAX_PROBES 256u
+
+static uint32_t info_slot(const struct cfi_build *b, struct cfi_info info)
+{
+	return (uint32_t)(hash_mix(hash_mix(b->seed, info_key(info)), b->seed) >> 32) % INFO_SLOTS;
 }
 
 static bool info_equal(struct cfi_info a, struct cfi_info b)
@@ -37,21 +46,21 @@ static int info_append(struct cfi_build *b, struct cfi_info info)
 /* Index of a rule; of CFI_CFA_INVALID when there is no room for another one. */
 static int info_index(struct cfi_build *b, struct cfi_info info, uint32_t *ret)
 {
-	uint64_t hash = info_key(info) * 0x9e3779b97f4a7c15ull;
-	uint32_t slot = (uint32_t)(hash >> 32) % INFO_SLOTS;
+	uint32_t slot = info_slot(b, info), probes = 1;
 	int r;
 
 	if (info_equal(info, b->last_info)) {
 		*ret = b->last_index;
 		return 0;
 	}
-	while (b->info_slots[slot]) {
+	for (; b->info_slots[slot] && probes < MAX_PROBES; probes++) {
 		if (info_equal(b->out.infos[b->info_slots[slot] - 1], info))
 			break;
 		slot = (slot + 1) % INFO_SLOTS;
 	}
-	if (!b->info_slots[slot]) {
-		if (b->out.info_count >= b->options.max_infos) {
+	b->probes += probes;
+	if (!b->info_slots[slot] || !info_equal(b->out.infos[b->info_slots[slot] - 1], info)) {
+		if (b->info_slots[slot] || b->out.info_count >= b->options.max_infos) {
 			b->out.counts[CFI_INFOS_FULL]++;
 			*ret = CFI_CFA_INVALID;
 			return 0;
@@ -76,6 +85,7 @@ int cfi_rows_init(struct cfi_build *b, uint32_t row_estimate)
 		row_estimate = 1024;
 	if (row_estimate > b->options.max_rows)
 		row_estimate = b->options.max_rows;
+	b->seed = hash_seed();
 	b->info_slots = calloc(INFO_SLOTS, sizeof(*b->info_slots));
 	b->out.rows = malloc(row_estimate * sizeof(*b->out.rows));
 	if (!b->info_slots || !b->out.rows)

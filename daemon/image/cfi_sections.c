@@ -110,33 +110,52 @@ static int load_zdebug(struct cfi_build *b, struct cfi_section *s, const struct 
 	return section_inflate(b, s, from->offset + sizeof(head), from->bytes - sizeof(head), size);
 }
 
-/* Without a section table the program header of the search table leads to .eh_frame; its end is not known then. */
-static int find_by_segment(struct cfi_build *b, struct cfi_section *s)
+static const struct elf_segment *load_of(const struct elf_file *f, uint64_t offset)
 {
-	const struct elf_file *f = b->file;
-
 	for (size_t i = 0; i < f->segment_count; i++) {
-		const struct elf_segment *p = &f->segments[i];
+		const struct elf_segment *s = &f->segments[i];
+
+		if (s->type == PT_LOAD && offset >= s->offset && offset - s->offset < s->file_bytes)
+			return s;
+	}
+	return NULL;
+}
+
+/* The first usable header counts, wherever it leads: each one may take a look at all segments. */
+int cfi_segment_of_eh_frame(const struct elf_file *f, uint64_t *ret_address, uint64_t *ret_offset, uint64_t *ret_bytes)
+{
+	for (size_t i = 0; i < f->segment_count; i++) {
+		const struct elf_segment *p = &f->segments[i], *load;
+		uint64_t address, offset;
 		uint8_t head[HDR_BYTES];
-		uint64_t offset;
 		int32_t to;
 
 		if (p->type != PT_GNU_EH_FRAME || p->file_bytes < HDR_BYTES ||
 		    elf_read(f, p->offset, head, sizeof(head)) || head[0] != 1 || head[1] != PE_UDATA4_PC)
 			continue;
 		memcpy(&to, head + 4, sizeof(to));
-		s->address = p->vaddr + 4 + (uint64_t)(int64_t)to;
-		s->ends_at_zero = true;
-		if (elf_offset_of(f, s->address, &offset))
-			continue;
-		for (size_t j = 0; j < f->segment_count; j++) {
-			const struct elf_segment *load = &f->segments[j];
-
-			if (load->type == PT_LOAD && offset >= load->offset && offset - load->offset < load->file_bytes)
-				return section_load(b, s, offset, load->file_bytes - (offset - load->offset));
-		}
+		address = p->vaddr + 4 + (uint64_t)(int64_t)to;
+		if (elf_offset_of(f, address, &offset))
+			return -ENOENT;
+		load = load_of(f, offset);
+		if (!load)
+			return -ENOENT;
+		*ret_address = address;
+		*ret_offset = offset;
+		*ret_bytes = load->file_bytes - (offset - load->offset);
+		return 0;
 	}
-	return 0;
+	return -ENOENT;
+}
+
+static int find_by_segment(struct cfi_build *b, struct cfi_section *s)
+{
+	uint64_t offset, bytes;
+
+	if (cfi_segment_of_eh_frame(b->file, &s->address, &offset, &bytes))
+		return 0;
+	s->ends_at_zero = true;
+	return section_load(b, s, offset, bytes);
 }
 
 int cfi_sections_load(struct cfi_build *b)

@@ -231,7 +231,7 @@ int images_ref(struct images *t, const struct image_key *key, const struct opene
 	} else if (!y->image.refs && !y->generation) {
 		/* Same name, same inode, but perhaps written anew: further frames are looked up in today's file. */
 		y->parser_epoch = 0;
-		image_table_drop(t, y);
+		image_table_doubt(t, y);
 	}
 	if (!y->generation)
 		y->generation = key->inode_generation;
@@ -427,6 +427,7 @@ void images_get_stats(const struct images *t, struct images_stats *ret)
 		.tables_none = t->tables_none,
 		.tables_failed = t->tables_failed,
 		.tables_dropped = t->tables_dropped,
+		.table_losses = t->table_losses,
 		.parser_pid = parser_client_pid(t->parser),
 	};
 	for (size_t i = 0; i < t->entry_count; i++)
@@ -458,6 +459,7 @@ int images_create(struct event_base *base, struct opener *opener, struct intern 
 	t->max_images = (options->max_images ? options->max_images : DEFAULT_MAX_IMAGES) + ARRAY_SIZE(pseudo);
 	t->table_idle_ns = options->table_idle_ns ? options->table_idle_ns : DEFAULT_TABLE_IDLE_NS;
 	TAILQ_INIT(&t->table_work);
+	TAILQ_INIT(&t->slow_table_work);
 	TAILQ_INIT(&t->idle_tables);
 	frames_init(&t->frames, options->max_frames ? options->max_frames : DEFAULT_MAX_FRAMES);
 	for (size_t i = 0; i < ARRAY_SIZE(pseudo); i++) {

@@ -5,7 +5,8 @@
  * privileges that reads ELF symbol tables, Go's pclntab and kallsyms, demangles, and answers with names and the
  * image's own address. Either child may die: it is started again, the image in work is marked, counted, and the
  * others go on. An image that failed stays failed (no retry storm) until it is referenced anew by a new process;
- * its frames are nameless but keep their mapping.
+ * its frames are nameless but keep their mapping. Its unwind table is tried again also without one, after a pause that
+ * doubles: what lacked may have been memory or time, and a process may live for years.
  *
  * No libbpf here. Loop thread only. */
 #ifndef BAROSCOPE_IMAGE_IMAGE_H
@@ -137,7 +138,7 @@ struct table_sink {
 void images_set_table_sink(struct images *t, const struct table_sink *sink);
 /* Whether any table is on its way. */
 bool images_tables_pending(const struct images *t);
-/* A stack went through this image: its table is wanted. Cheap when it is there, on its way or known not to be had. */
+/* A stack went through this image: its table is wanted. Cheap when it is there, on its way or failed not long ago. */
 void images_want_table(struct images *t, image_id id);
 /* 0: it is loaded; -ENOENT: the cache has none (after find); -ENOSPC: no room; else: it cannot be used. */
 void images_table_answer(struct images *t, image_id id, int result);
@@ -163,7 +164,8 @@ struct images_stats {
 	uint64_t parser_restarts, opener_restarts, parse_timeouts, images_full, frames_full;
 	/* Tables asked for so far, by outcome; waiting: asked for and not answered. */
 	uint64_t tables_waiting, tables_compiled, tables_cached, tables_none, tables_failed, tables_dropped;
-	int parser_pid; /* -1 while restarting */
+	uint64_t table_losses; /* entries, rows and sections that the compiled ones leave out */
+	int parser_pid;	       /* -1 while restarting */
 };
 void images_get_stats(const struct images *t, struct images_stats *ret);
 

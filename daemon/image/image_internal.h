@@ -14,6 +14,7 @@
 #define PLACES 2
 /* A failed image is tried again for a new process, but not at every start of a process. */
 #define RETRY_NS (10 * NS_PER_S)
+#define TABLE_RETRY_MAX_NS (600 * NS_PER_S)
 #define MAX_PARSER_DEATHS 2
 
 /* Where an image can be opened. */
@@ -36,7 +37,7 @@ enum table_state {
 /* An image's unwind table; image_table.c. */
 struct entry_table {
 	enum table_state state;
-	TAILQ_ENTRY(entry) link; /* in table_work */
+	TAILQ_ENTRY(entry) link; /* in table_work or slow_table_work */
 	bool queued;
 	TAILQ_ENTRY(entry) idle_link; /* in idle_tables: no process needs what there is of it */
 	bool idle;
@@ -44,10 +45,16 @@ struct entry_table {
 	bool sink_has;		/* the sink was asked to find or load it, and not to drop it since */
 	bool asked;		/* the sink owes an answer */
 	bool no_rows;		/* the compiled one: walked by frame pointer */
+	bool slow;		/* the parser ran out of time over it: in slow_table_work, not in table_work */
+	bool doubtful;		/* loaded, but the file may be another by now: its key is to be compared */
+	bool owned_by_root;	/* and nobody else can write to it: what is compiled of it may be kept for others */
+	bool losses_told;	/* in the log */
 	uint32_t stale_answers; /* it owes these as well, but from before a drop */
 	unsigned int deaths;
 	uint64_t unref_ns, failed_ns, not_before_ns;
-	char *key;	     /* from FINDING to the end of LOADING */
+	uint64_t pause_ns;   /* after a failure, until the next try; 0: has not failed since it was last loaded */
+	char *key;	     /* from FINDING on, while there is one */
+	bool key_changed;    /* the compiled one is not what was to be found */
 	struct table *block; /* compiled and not yet given to the sink */
 };
 
@@ -95,13 +102,15 @@ struct images {
 	struct index by_id, by_file; /* of places in entries */
 	image_id next_id;
 	TAILQ_HEAD(entry_queue, entry) work;
-	struct entry_queue table_work, idle_tables; /* the latter by time */
+	struct entry_queue table_work, slow_table_work; /* before names, after names */
+	struct entry_queue idle_tables;			/* by time */
 	struct table_sink sink;
 	uint64_t table_idle_ns;
 	uint64_t found_ns;     /* when the sink was last asked to find */
 	size_t tables_finding; /* answers to that it owes */
 	size_t tables_waiting;
 	uint64_t tables_compiled, tables_cached, tables_none, tables_failed, tables_dropped;
+	uint64_t table_losses;
 	struct parser_client *parser;
 	uint64_t first_epoch;
 	enum work_state state;
@@ -139,13 +148,16 @@ void image_pump(struct images *t);
 int image_push_pending(struct images *t, struct entry *y, frame_id id);
 void image_set_nameless(struct images *t, frame_id id);
 void image_check_idle(struct images *t);
-/* event: what the problem means for the image; gone: the file's process ended before, which is no one's fault. */
-void image_log_problem(struct images *t, struct entry *y, bool gone, const char *event, const char *problem);
+/* event: what the problem means for the image; quiet: it is no one's fault (the file's process ended before), or was
+ * told already. */
+void image_log_problem(struct images *t, struct entry *y, bool quiet, const char *event, const char *problem);
 
 /* image_table.c */
-/* The next task about a table; NULL: there is none, or the sink has no room for what is ready. Asks the sink on the
- * way. */
-struct entry *image_table_next(struct images *t, enum work_task *ret);
+/* The next task about a table, slow: of those that took too long before; NULL: there is none, or the sink has no room
+ * for what is ready. Asks the sink on the way. */
+struct entry *image_table_next(struct images *t, bool slow, enum work_task *ret);
+/* The file for a task about a table was opened. */
+void image_table_opened(struct entry *y, const struct stat *st);
 /* The task could not be started now. */
 void image_table_again(struct images *t, struct entry *y);
 /* The parser's answer to the task, as of parser_client_ops.done. */
@@ -159,6 +171,8 @@ void image_table_retry(struct entry *y);
 /* The image got its first mapping, lost its last one. */
 void image_table_ref(struct images *t, struct entry *y);
 void image_table_unref(struct images *t, struct entry *y);
+/* The file may have been written anew: a loaded table stays until the next stack has it compared. */
+void image_table_doubt(struct images *t, struct entry *y);
 /* The table is of no use any more. */
 void image_table_drop(struct images *t, struct entry *y);
 void image_table_drop_idle(struct images *t);

@@ -12,7 +12,7 @@ enum parser_kind {
 	PARSER_ELF,
 	PARSER_KALLSYMS,
 	PARSER_TABLE_FIND,    /* answered with table_key */
-	PARSER_TABLE_COMPILE, /* answered with the table's block in parts */
+	PARSER_TABLE_COMPILE, /* answered with the table's block in parts; table_key again, as of the file by then */
 };
 
 #define PARSER_BATCH_MAX 512u
@@ -39,7 +39,8 @@ enum parser_result {
 };
 
 /* Followed by entry_count entries, or by a part of a table. A request has one response or several: all but the last
- * have `more`. A table's parts come in order, without holes, and each names the same size of the whole. */
+ * have `more`, and at least one entry. A table's parts come in order, without holes, all but the last are full, and
+ * each names the same size of the whole. */
 struct parser_response {
 	uint32_t id;
 	uint32_t result; /* enum parser_result */
@@ -53,6 +54,8 @@ struct parser_response {
 	char table_key[TABLE_KEY_BYTES];
 	char problem[PARSER_TEXT_MAX];
 };
+
+#define PARSER_PART_BYTES (PARSER_MESSAGE_MAX - (uint32_t)sizeof(struct parser_response))
 
 /* Followed by the names, not terminated. function_bytes 0: nameless. system_bytes 0: as function. */
 struct parser_entry {

@@ -1,7 +1,8 @@
 /* Naming of frames and reading of tables: the opener and the parser are kept busy, see image.h.
  *
  * Loop thread only. An image with pending frames is in `work`, one whose table is to be found or compiled in
- * `table_work` (image_table.c), which goes first; or it is `current`. One image at a time is worked on:
+ * `table_work` (image_table.c), which goes first, or in `slow_table_work`, which goes last; or it is `current`. One
+ * image at a time is worked on:
  *
  *   idle --(kick, answer, new parser)--> opening (the opener is asked) --> parsing (the parser has the task) --> idle
  *
@@ -61,7 +62,7 @@ int image_push_pending(struct images *t, struct entry *y, frame_id id)
 	return 0;
 }
 
-void image_log_problem(struct images *t, struct entry *y, bool gone, const char *event, const char *problem)
+void image_log_problem(struct images *t, struct entry *y, bool quiet, const char *event, const char *problem)
 {
 	uint64_t now = clock_mono_ns();
 	static struct log_site shared;
@@ -71,7 +72,7 @@ void image_log_problem(struct images *t, struct entry *y, bool gone, const char 
 		t->failures_logged = 0;
 	}
 	log_line(t->failures_logged++ < MAX_FAILURES_LOGGED ? &y->log_site : &shared,
-		 gone ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARN, "image", "%s path=\"%s\" cause=\"%s\"", event,
+		 quiet ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARN, "image", "%s path=\"%s\" cause=\"%s\"", event,
 		 intern_str(t->strings, y->image.path), problem);
 }
 
@@ -347,10 +348,11 @@ static void on_open(void *user, int error, int fd, const struct stat *st)
 	struct images *t = user;
 	struct entry *y = t->current;
 
-	(void)st;
 	if (error == -ECANCELED || t->destroying || !y)
 		return;
 	if (!error) {
+		if (t->task != TASK_NAMES)
+			image_table_opened(y, st);
 		y->next_place = 0;
 		y->open_error = 0;
 		parse(t, owned);
@@ -421,6 +423,8 @@ static bool start_current(struct images *t)
 	} else if (y->image.id == IMAGE_VDSO) {
 		r = image_copy_vdso(&fd);
 		if (!r) {
+			if (t->task != TASK_NAMES)
+				image_table_opened(y, NULL);
 			parse(t, fd);
 			return true;
 		}
@@ -459,12 +463,12 @@ void image_pump(struct images *t)
 	bool tables = true;
 
 	while (!t->destroying && t->state == WORK_IDLE && parser_client_idle(t->parser) && tries-- > 0) {
-		struct entry *y = tables ? image_table_next(t, &t->task) : NULL;
+		struct entry *y = tables ? image_table_next(t, false, &t->task) : NULL;
 
-		if (!y) {
-			tables = false;
+		if (!y)
 			y = next_names(t);
-		}
+		if (!y && tables && TAILQ_EMPTY(&t->work))
+			y = image_table_next(t, true, &t->task);
 		if (!y)
 			break;
 		t->current = y;

@@ -381,7 +381,7 @@ static int serve_table(struct answer *a, const struct parser_request *q)
 	} else if (!r) {
 		if (fault_for("parser.die_in_compile", held.fd))
 			_exit(1);
-		r = parser_table_compile(&f, PARSER_MESSAGE_MAX - sizeof(t.head), send_part, &t, &e);
+		r = parser_table_compile(&f, table_seed, PARSER_PART_BYTES, send_part, &t, t.head.table_key, &e);
 		if (!r || t.sent)
 			return r;
 	}

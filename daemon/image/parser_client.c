@@ -16,6 +16,9 @@
 #define STOP_TIMEOUT_NS NS_PER_S
 /* A table comes in many messages: as many at a time, then the loop has its turn. */
 #define MAX_MESSAGES 16
+/* Late ones, when time is up: more than the largest table has. */
+#define MAX_LATE_MESSAGES 1024
+_Static_assert(MAX_LATE_MESSAGES > TABLE_MAX_BYTES / PARSER_PART_BYTES + 1, "a table that is all there counts");
 
 struct parser_client {
 	struct event_base *base;
@@ -26,7 +29,7 @@ struct parser_client {
 	struct child child;
 	struct event *readable, *timeout, *restart;
 	bool in_flight;
-	uint32_t id, count;
+	uint32_t id, count, entries_got;
 	enum parser_kind kind;
 	struct table *table; /* in the making; NULL before its first part, and when there was no memory */
 	uint32_t table_bytes, table_got;
@@ -145,8 +148,13 @@ static void clean_text(char *text, size_t size)
 static int take_entries(struct parser_client *p, size_t len)
 {
 	const char *at = p->message.bytes + sizeof(p->message.head), *end = p->message.bytes + len;
+	uint32_t entries = p->message.head.entry_count;
 
-	for (uint32_t i = 0; i < p->message.head.entry_count; i++) {
+	/* Each message brings the answer on, so it ends. */
+	if (entries > p->count - p->entries_got || (p->message.head.more && !entries))
+		return -EBADMSG;
+	p->entries_got += entries;
+	for (uint32_t i = 0; i < entries; i++) {
 		struct parser_entry entry;
 		const char *function, *system_name;
 		size_t n, m;
@@ -167,10 +175,20 @@ static int take_entries(struct parser_client *p, size_t len)
 	return 0;
 }
 
+/* The key becomes the name of a file. */
+static bool key_is_sound(char *key)
+{
+	size_t n;
+
+	key[TABLE_KEY_BYTES - 1] = '\0';
+	n = strspn(key, "abcdefghijklmnopqrstuvwxyz0123456789-");
+	return n && !key[n];
+}
+
 /* Each part goes on where the one before ended, within the size that the first one named, and the last one fills it. */
 static int take_table_part(struct parser_client *p, size_t len)
 {
-	const struct parser_response *s = &p->message.head;
+	struct parser_response *s = &p->message.head;
 	size_t bytes = len - sizeof(*s);
 
 	if (s->result != PARSER_DONE)
@@ -181,26 +199,16 @@ static int take_table_part(struct parser_client *p, size_t len)
 		p->table_bytes = s->table_bytes;
 		p->table = malloc(p->table_bytes);
 	}
-	if (!bytes || s->entry_count || s->table_bytes != p->table_bytes || s->table_offset != p->table_got ||
-	    bytes > p->table_bytes - p->table_got)
+	if (!bytes || (s->more && bytes != PARSER_PART_BYTES) || s->entry_count || s->table_bytes != p->table_bytes ||
+	    s->table_offset != p->table_got || bytes > p->table_bytes - p->table_got)
 		return -EBADMSG;
 	if (p->table)
 		memcpy((char *)p->table + p->table_got, s + 1, bytes);
 	p->table_got += (uint32_t)bytes;
-	if (s->more ? p->table_got == p->table_bytes : p->table_got != p->table_bytes)
+	if (s->more ? p->table_got == p->table_bytes : p->table_got != p->table_bytes || !key_is_sound(s->table_key))
 		return -EBADMSG;
 	/* Who takes the block over knows its size from its head. */
 	return !s->more && p->table && p->table->bytes != p->table_bytes ? -EBADMSG : 0;
-}
-
-/* The key becomes the name of a file. */
-static bool key_is_sound(char *key)
-{
-	size_t n;
-
-	key[TABLE_KEY_BYTES - 1] = '\0';
-	n = strspn(key, "abcdefghijklmnopqrstuvwxyz0123456789-");
-	return n && !key[n];
 }
 
 static int take_content(struct parser_client *p, size_t len)
@@ -266,17 +274,17 @@ static void on_readable(evutil_socket_t fd, short what, void *user)
 static void on_timeout(evutil_socket_t fd, short what, void *user)
 {
 	struct parser_client *p = user;
-	int r;
+	int r, n = 0;
 
 	(void)fd;
 	(void)what;
 	/* The loop itself may have been late: what is there counts. */
 	do
 		r = receive(p);
-	while (r == 0 && p->in_flight);
+	while (r == 0 && p->in_flight && ++n < MAX_LATE_MESSAGES);
 	if (r == -EPIPE)
 		fail(p, -EPIPE);
-	else if (r == -EAGAIN && p->in_flight)
+	else if (p->in_flight)
 		fail(p, -ETIMEDOUT);
 }
 
@@ -304,7 +312,7 @@ int parser_client_send(struct parser_client *p, enum parser_kind kind, uint32_t 
 	p->id++;
 	p->count = count;
 	p->kind = kind;
-	p->table_got = p->table_bytes = 0;
+	p->table_got = p->table_bytes = p->entries_got = 0;
 	p->in_flight = true;
 	event_add(p->timeout, &tv);
 	return 0;

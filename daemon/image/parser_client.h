@@ -15,7 +15,7 @@ struct parser_client_ops {
 	void (*entry)(void *user, const struct parser_entry *entry, const char *function, size_t function_len,
 		      const char *system_name, size_t system_len);
 	/* error: 0, -ETIMEDOUT, -EPIPE (the parser died or talked nonsense). response only when 0, its texts
-	 * terminated, its table_key one or more of [a-z0-9-] after a PARSER_TABLE_FIND that is PARSER_DONE. */
+	 * terminated, its table_key one or more of [a-z0-9-] after a request about tables that is PARSER_DONE. */
 	void (*done)(void *user, int error, const struct parser_response *response);
 	/* A new parser is there, without any image. */
 	void (*ready)(void *user);

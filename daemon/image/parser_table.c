@@ -73,36 +73,24 @@ static int hash_section(XXH3_state_t *state, const struct elf_file *f, const cha
 	return contents ? hash_contents(state, f, s->offset, s->bytes) : 0;
 }
 
-/* Without a section table .eh_frame is reached through the search table, and ends where its segment does. */
-static int hash_by_segment(XXH3_state_t *state, const struct elf_file *f, const struct elf_segment *header)
+static int hash_by_segment(XXH3_state_t *state, const struct elf_file *f)
 {
-	uint64_t offset;
-	uint8_t head[8];
-	int32_t to;
-	int r;
+	uint64_t address, offset, bytes;
+	bool found = !cfi_segment_of_eh_frame(f, &address, &offset, &bytes);
 
-	if (header->file_bytes < sizeof(head) || elf_read(f, header->offset, head, sizeof(head)))
+	hash_number(state, found);
+	if (!found)
 		return 0;
-	XXH3_128bits_update(state, head, sizeof(head));
-	memcpy(&to, head + 4, sizeof(to));
-	if (elf_offset_of(f, header->vaddr + 4 + (uint64_t)(int64_t)to, &offset))
-		return 0;
-	for (size_t i = 0; i < f->segment_count; i++) {
-		const struct elf_segment *s = &f->segments[i];
-
-		if (s->type != PT_LOAD || offset < s->offset || offset - s->offset >= s->file_bytes)
-			continue;
-		r = hash_contents(state, f, offset, s->file_bytes - (offset - s->offset));
-		if (r)
-			return r;
-	}
-	return 0;
+	hash_number(state, address);
+	hash_number(state, bytes);
+	return hash_contents(state, f, offset, bytes);
 }
 
 static int hash_file(XXH3_state_t *state, const struct elf_file *f)
 {
 	int r = 0;
 
+	hash_number(state, CFI_VERSION);
 	hash_number(state, (uint64_t)f->machine << 32 | (uint64_t)f->type << 8 | f->is64);
 	for (size_t i = 0; i < f->segment_count; i++) {
 		const struct elf_segment *s = &f->segments[i];
@@ -116,12 +104,7 @@ static int hash_file(XXH3_state_t *state, const struct elf_file *f)
 	}
 	for (size_t i = 0; !r && i < ARRAY_SIZE(hashed_sections); i++)
 		r = hash_section(state, f, hashed_sections[i].name, hashed_sections[i].contents);
-	if (r || elf_find_section(f, ".eh_frame"))
-		return r;
-	for (size_t i = 0; !r && i < f->segment_count; i++)
-		if (f->segments[i].type == PT_GNU_EH_FRAME)
-			r = hash_by_segment(state, f, &f->segments[i]);
-	return r;
+	return r || elf_find_section(f, ".eh_frame") ? r : hash_by_segment(state, f);
 }
 
 int parser_table_key(const struct elf_file *f, uint64_t seed, char ret[TABLE_KEY_BYTES])
@@ -175,8 +158,8 @@ static int hand_out(const struct table *head, const struct iovec *pieces, size_t
 	return 0;
 }
 
-int parser_table_compile(const struct elf_file *f, size_t part_bytes, parser_table_part_fn *part, void *user,
-			 struct err *e)
+int parser_table_compile(const struct elf_file *f, uint64_t seed, size_t part_bytes, parser_table_part_fn *part,
+			 void *user, char ret_key[TABLE_KEY_BYTES], struct err *e)
 {
 	_cleanup_(cfi_free) struct cfi_tables tables = {0};
 	struct iovec pieces[TABLE_PIECES];
@@ -189,5 +172,7 @@ int parser_table_compile(const struct elf_file *f, size_t part_bytes, parser_tab
 	r = table_pieces(&tables, r ? TABLE_FRAME_POINTER : 0, &head, pieces);
 	if (r)
 		return err_set(e, r, "an unwind table of more than %u MiB", TABLE_MAX_BYTES >> 20);
-	return hand_out(&head, pieces, part_bytes, part, user);
+	/* All of the file was read by now. */
+	r = parser_table_key(f, seed, ret_key);
+	return r ? r : hand_out(&head, pieces, part_bytes, part, user);
 }

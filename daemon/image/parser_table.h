@@ -9,7 +9,8 @@
 #include "daemon/image/table.h"
 
 /* "BUILDID-HASH", or "none-HASH". The hash is over all that the compiler reads of the file, so a file that only borrows
- * another one's build id has another key; it is seeded, so nobody can choose contents that collide. */
+ * another one's build id has another key; it is seeded, so nobody can choose contents that collide. CFI_VERSION goes
+ * into it: another compiler, another key. */
 int parser_table_key(const struct elf_file *f, uint64_t seed, char ret[TABLE_KEY_BYTES]);
 
 #define PARSER_TABLE_PIECES 4 /* at most, of a part */
@@ -17,8 +18,9 @@ int parser_table_key(const struct elf_file *f, uint64_t seed, char ret[TABLE_KEY
 typedef int parser_table_part_fn(void *user, uint32_t total_bytes, uint32_t offset, const struct iovec *pieces,
 				 size_t piece_count);
 /* Compiles the file's call frame information and hands the block out in parts of up to part_bytes, straight from the
- * compiler's arrays. A file without any has a table that says so. */
-int parser_table_compile(const struct elf_file *f, size_t part_bytes, parser_table_part_fn *part, void *user,
-			 struct err *e);
+ * compiler's arrays. A file without any has a table that says so. The key, of the file as it is after the compiler has
+ * read it, is there before the first part. */
+int parser_table_compile(const struct elf_file *f, uint64_t seed, size_t part_bytes, parser_table_part_fn *part,
+			 void *user, char ret_key[TABLE_KEY_BYTES], struct err *e);
 
 #endif

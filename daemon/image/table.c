@@ -20,6 +20,19 @@ _Static_assert(sizeof(((struct table *)0)->magic) == sizeof(TABLE_MAGIC) - 1, "t
 #define TABLE_FLAGS TABLE_FRAME_POINTER
 #define PAGE_MAX_ROWS (1u << CFI_PAGE_BITS)
 
+uint64_t table_losses(const struct table *t)
+{
+	static const enum cfi_count losses[] = {CFI_BROKEN,   CFI_ENCODING,  CFI_CFA_EXPRESSION, CFI_RETURN_RULE,
+						CFI_BP_RULE,  CFI_RANGE,     CFI_OPCODE,	 CFI_STATES,
+						CFI_SECTIONS, CFI_INFOS_FULL};
+	uint64_t sum = 0;
+
+	/* The block may be forged: one that holds more than a block can is no more than that. */
+	for (size_t i = 0; i < ARRAY_SIZE(losses); i++)
+		sum += t->counts[losses[i]] < UINT32_MAX ? t->counts[losses[i]] : UINT32_MAX;
+	return sum;
+}
+
 const struct cfi_info *table_infos(const struct table *t)
 {
 	return (const struct cfi_info *)(t + 1);

@@ -11,7 +11,7 @@
 
 #include "daemon/image/cfi.h"
 
-#define TABLE_MAGIC "BAROTAB1" /* another layout or another compiler: another name */
+#define TABLE_MAGIC "BAROTAB1" /* another layout: another name; another compiler: CFI_VERSION */
 #define TABLE_MAX_BYTES (40u << 20)
 #define TABLE_KEY_BYTES 128 /* of a key's text with its NUL: "BUILDID-HASH" in lower-case hex */
 
@@ -33,6 +33,8 @@ struct table {
 int table_make(const struct cfi_tables *t, uint32_t flags, struct table **ret);
 /* 0 or -EBADMSG: sizes, order of rows, indexes and rules are as the loader expects them. */
 int table_check(const void *data, size_t bytes);
+/* Entries and rows of it that cannot be used, and sections that could not be read; by its head alone. */
+uint64_t table_losses(const struct table *t);
 const struct cfi_info *table_infos(const struct table *t);
 const struct cfi_page *table_pages(const struct table *t);
 const struct cfi_row *table_rows(const struct table *t);

@@ -5,6 +5,7 @@ import glob
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -70,6 +71,32 @@ def settle(daemon, chosen, quiet=2, timeout=25):
     return False
 
 
+def wait_whole(daemon, chosen, seconds, least=30):
+    """Until none of `least` stacks in a row is young. How long that took; the time begins with the call."""
+    began = time.monotonic()
+    looks = [shares_of(daemon, chosen)]
+
+    def look():
+        now = shares_of(daemon, chosen)
+        piece = now.minus(looks[-1])
+        if piece.samples < least:
+            return False
+        looks.append(now)
+        return not any(piece.causes[cause] for cause in YOUNG)
+
+    try:
+        wait_for(look, seconds, f"whole stacks of {chosen}")
+    except AssertionError as error:
+        raise AssertionError(f"{error}; there is: {looks[-1]}\n{state_of(daemon)}") from None
+    return time.monotonic() - began
+
+
+def answered(daemon):
+    """Images whose table was made, or refused, so far."""
+    now = unwinding(daemon)
+    return now["compiled"] + now["none"] + now["failed"]
+
+
 def state_of(daemon):
     status = daemon.status()
     incomplete = {cause: count for cause, count in status["profilers"][0]["incomplete"].items() if count}
@@ -130,8 +157,6 @@ class Stacks1Targets(unittest.TestCase):
     def test_stacks_1_python3(self):
         self.whole(targets.python3, self.libc_or(r"\[python3\.\d+\]"))
 
-    # OpenSSL's AES-GCM keeps the caller's stack pointer in rax, which no row can say: 0.2 to 0.3 % of these stacks. More
-    # samples, so that chance does not decide.
     def test_stacks_1_node(self):
         self.whole(targets.node, self.libc_or(r"\[node\]"), 4000)
 
@@ -222,6 +247,78 @@ class Stacks1Targets(unittest.TestCase):
         harness.figure("stacks.1-first", "fresh program: " + ", ".join(
             f"{cause} for {value / 1e6:.0f} ms of CPU time" for cause, value in young.items()) + ", none after")
 
+
+class Stacks1Evicted(unittest.TestCase):
+    """A budget that what is sampled does not fit into."""
+    MIB, FIRST, OTHERS = 1, 2, 8
+    PYTHON = os.path.realpath("/usr/bin/python3")
+
+    def start(self, stack, directory, name):
+        """An interpreter whose tables nobody else has, busy."""
+        path = os.path.join(directory, name)
+        fresh_copy(self.PYTHON, path, name.encode() + os.urandom(12))
+        return stack.enter_context(Workload([path, "-S", "-c", BUSY], env={**os.environ, "PYTHONHOME": "/usr"}))
+
+    def check(self, daemon):
+        self.assertTrue(daemon.running(), daemon.log()[-3000:])
+        now = unwinding(daemon)
+        self.assertEqual(now["budget_bytes"], self.MIB << 20, now)
+        self.assertLessEqual(now["table_bytes"], now["budget_bytes"], now)
+        self.assertLessEqual(now["segments"], self.MIB, now)
+        return now
+
+    def test_stacks_1_evicted(self):
+        with tempfile.TemporaryDirectory(prefix="baroscope-evict-") as directory, contextlib.ExitStack() as stack:
+            daemon = stack.enter_context(Daemon(CONFIG + f"limits: {{tables_mib: {self.MIB}}}\n"))
+            names = [f"w_first{number}" for number in range(self.FIRST)]
+            first = [self.start(stack, directory, name) for name in names]
+            for name in names:
+                wait_whole(daemon, selector(name), 20)
+            one = self.check(daemon)
+            self.assertEqual((one["evictions"], one["no_room"]), (0, 0), f"nothing has room: {one}")
+            for process in first:
+                process.process.send_signal(signal.SIGSTOP)
+
+            # While they are not sampled, others come, a few at a time.
+            most, others = 0, []
+            for number in range(self.OTHERS):
+                others.append(self.start(stack, directory, f"w_other{number}"))
+                chosen = selector(f"w_other{number}")
+                wait_for(lambda c=chosen: shares_of(daemon, c).samples > 50, 20, f"samples of {chosen}")
+                most = max(most, self.check(daemon)["table_bytes"])
+                if len(others) > 2:
+                    others.pop(0).kill()
+            try:
+                two = wait_for(lambda: (now := self.check(daemon))["evictions"] >= self.FIRST and now, 20, "evictions")
+            except AssertionError as error:
+                raise AssertionError(f"{error}; at first {one}; {state_of(daemon)}") from None
+            for process in others:
+                process.kill()
+
+            # They were used least lately: their next stacks find no table, and bring it back.
+            before = {name: shares_of(daemon, selector(name)) for name in names}
+            for process in first:
+                process.process.send_signal(signal.SIGCONT)
+            seconds = [wait_whole(daemon, selector(name), 25) for name in names]
+            pieces = {name: shares_of(daemon, selector(name)).minus(before[name]) for name in names}
+            three = self.check(daemon)
+            without = [name for name, piece in pieces.items() if piece.causes["no_table"]]
+            self.assertEqual(without, names, f"never evicted: {two} {three}")
+            for name in names:
+                later = sampled(daemon, selector(name), 1, 200)
+                self.assertGreaterEqual(later.native_pct(), 99.0, f"{name}: {later}\n{later.examples()}")
+            self.check(daemon)
+            harness.figure("stacks.1-evicted", f"{self.MIB} MiB for tables, {self.FIRST + self.OTHERS} interpreters: "
+                                               f"{three['evictions']} evictions, {three['no_room']} without room, at most "
+                                               f"{most} bytes; evicted ones whole again after at most "
+                                               f"{max(seconds):.1f} s")
+
+
+BUSY = """
+print("started", flush=True)
+while True:
+    sorted(str(number * 7919 % 1009) for number in range(2000))
+"""
 
 # Functions of w_unwind, and what it calls.
 PARTS = {"exceptions": r"throw_below", "while unwinding": r"_Unwind_RaiseException", "signal handlers": r"on_signal",
@@ -425,56 +522,69 @@ def resident_bytes(pid):
 
 class Stacks6Hostile(unittest.TestCase):
     """Call frame information that lies."""
+    GOOD_SECONDS = 5
 
     def setUp(self):
         self.directory = tempfile.mkdtemp(prefix="baroscope-cfi-")
         self.addCleanup(shutil.rmtree, self.directory, True)
+
+    def refused(self, daemon, path):
+        """Whether the log says of this file, in one line, that its table is not used."""
+        return any("has no usable unwind table" in line and f'path="{path}"' in line for line in daemon.log().splitlines())
+
+    def beside(self, daemon, mode, path):
+        """Runs the hostile file, and a good program that nobody ran before. How long they waited for their answers."""
+        comm = os.path.basename(path)
+        good = os.path.join(self.directory, f"w_{mode}"[:15])
+        fresh_copy(workload("w_unwind"), good, os.urandom(20))
+        before, failed = answered(daemon), unwinding(daemon)["failed"]
+        began = time.monotonic()
+        with Workload([path]):
+            wait_for(lambda: shares_of(daemon, selector(comm)).samples > 0, 30, f"samples of {mode}")
+            with Workload([good]):
+                good_seconds = wait_whole(daemon, selector(os.path.basename(good)), self.GOOD_SECONDS)
+                # One answer is that of the good program.
+                wait_for(lambda: answered(daemon) >= before + 2, 30, f"an answer about {mode}")
+                seconds = time.monotonic() - began
+                after = sampled(daemon, selector(os.path.basename(good)), 1, 200)
+        self.assertGreaterEqual(after.native_pct(), 99.0, f"beside {mode}: {after}\n{after.examples()}")
+        if mode in craft_elf.CFI_REFUSED:
+            self.assertGreater(unwinding(daemon)["failed"], failed, mode)
+        return seconds, good_seconds
 
     def test_stacks_6_hostile(self):
         modes = [mode for mode in craft_elf.MODES if mode.startswith("cfi_")]
         self.assertGreaterEqual(len(modes), 4)
         with Daemon(CONFIG) as daemon, targets.unwind() as target:
             self.assertTrue(settle(daemon, target.selector), state_of(daemon))
-            parser = daemon.child("parser")
-            rss, marked, took = resident_bytes(daemon.process.pid), [], []
+            parser, restarts = daemon.child("parser"), daemon.status()["images"]["parser_restarts"]
+            rss, marked, took, good = resident_bytes(daemon.process.pid), [], [], []
             for mode in modes:
                 with self.subTest(mode=mode):
                     path = os.path.join(self.directory, f"x_{mode}"[:15])
                     craft_elf.craft(workload("w_c"), path, mode)
                     os.chmod(path, 0o755)
-                    before = unwinding(daemon)
-                    began = time.monotonic()
-                    with Workload([path]):
-                        comm = os.path.basename(path)
-                        wait_for(lambda c=comm: shares_of(daemon, selector(c)).samples > 200, 30, f"samples of {mode}")
-                        wait_for(lambda: unwinding(daemon)["waiting"] == 0, 30, f"an answer about {mode}")
-                        took.append(time.monotonic() - began)
-                        now = unwinding(daemon)
-                        if path in daemon.log():
-                            marked.append(mode)
-                        shares = sampled(daemon, target.selector, 2, 1000)
-                    print(f"# {mode}: {'marked' if path in daemon.log() else 'loaded'}, failed "
-                          f"{now['failed'] - before['failed']}; beside it: {shares}", flush=True)
+                    before = shares_of(daemon, target.selector)
+                    for figures, value in zip((took, good), self.beside(daemon, mode, path)):
+                        figures.append(value)
+                    shares = shares_of(daemon, target.selector).minus(before)
+                    if self.refused(daemon, path):
+                        marked.append(mode)
+                    print(f"# {mode}: {'marked' if mode in marked else 'loaded'} after {took[-1]:.1f} s, a good program "
+                          f"whole after {good[-1]:.1f} s; beside it: {shares}", flush=True)
                     self.assertGreaterEqual(shares.native_pct(), 99.5, f"beside {mode}: {shares}\n{shares.examples()}")
+                    self.assertGreaterEqual(shares.samples, 500, shares)
                     self.assertTrue(daemon.running(), daemon.log()[-3000:])
                     self.assertLess(took[-1], 20, mode)
-            missing = [mode for mode in craft_elf.CFI_REFUSED if mode not in marked]
-            self.assertEqual(missing, [], f"not marked; the log says:\n{daemon.log()[-3000:]}")
+            self.assertEqual(marked, craft_elf.CFI_REFUSED, f"marked; the log says:\n{daemon.log()[-3000:]}")
             # A time-out ends a parser; no file ends more than one.
-            restarts = len(re.findall(r"parser", daemon.log()))
+            restarts = daemon.status()["images"]["parser_restarts"] - restarts
+            self.assertLessEqual(restarts, len(modes), daemon.log()[-3000:])
             grown = resident_bytes(daemon.process.pid) - rss
-            self.assertLessEqual(restarts, 4 * len(modes), daemon.log()[-3000:])
             self.assertLess(grown, 128 << 20, "resident bytes of the daemon")
             again = daemon.child("parser")
             self.assertTrue(again)
-            # A good program that starts now is unwound.
-            path = os.path.join(self.directory, "w_after")
-            fresh_copy(workload("w_unwind"), path, os.urandom(20))
-            with Workload([path]):
-                self.assertTrue(settle(daemon, selector("w_after")), state_of(daemon))
-                after = sampled(daemon, selector("w_after"), 2, 1000)
-            self.assertGreaterEqual(after.native_pct(), 99.5, f"{after}\n{after.examples()}")
-            parsers = "the same parser" if again == parser else "parser started again"
+            self.assertEqual(again == parser, restarts == 0, "restarts that nobody counted")
             harness.figure("stacks.6", f"{len(modes)} files with hostile tables ({', '.join(marked)} marked), longest "
-                                       f"{max(took):.1f} s; {parsers}; daemon {grown >> 20} MiB larger; others "
-                                       f"{after.native_pct():.2f} % complete")
+                                       f"{max(took):.1f} s; good programs started beside them whole after at most "
+                                       f"{max(good):.1f} s; {restarts} parser restarts; daemon {grown >> 20} MiB larger")

@@ -139,7 +139,8 @@ static enum sample_class compare(const struct recorder *r, const struct process 
 		return CLASS_EQUAL;
 	if (i < count)
 		return guessed ? CLASS_STOPPED : CLASS_DIFFERENT;
-	if (cut)
+	/* Not where libdw went on over the same bytes: then it is the walk that read elsewhere. */
+	if (cut && o->count <= w->frame_count)
 		return CLASS_CUT;
 	if (i == w->frame_count && at_go_top(r))
 		return CLASS_TOP;

@@ -640,7 +640,7 @@ static void cfi_compile__a_section_that_does_not_inflate_is_left_out(void **stat
 				c->bytes = 10;
 			else if (i == ARRAY_SIZE(wrong) + 2) /* the head's magic, or a kind that is not known */
 				c->frame[0] = 'x';
-			assert_int_equal(craft_compile(c, NULL, &t), -ENODATA);
+			assert_int_equal(craft_compile(c, NULL, &t), -EBADMSG);
 		}
 }
 
@@ -706,7 +706,7 @@ static void cfi_compile__set_loc(void **state)
 	put_cie(d);
 	d->frame[22] = 0x01;
 	put_fde(d, 0x1000, 0x100, "", 0);
-	assert_int_equal(craft_compile(d, NULL, &t2), -ENODATA);
+	assert_int_equal(craft_compile(d, NULL, &t2), -EBADMSG);
 }
 
 /* --- hostile input
@@ -775,7 +775,7 @@ static void cfi_compile__limits_hold(void **state)
 	}
 	assert_int_equal(craft_compile(c, &few_rows, &t), -EFBIG);
 	assert_int_equal(craft_compile(c, &few_entries, &t), -EFBIG);
-	assert_int_equal(craft_compile(c, &small, &t), -ENODATA);
+	assert_int_equal(craft_compile(c, &small, &t), -EBADMSG);
 	assert_null(t.rows);
 	assert_int_equal(craft_compile(c, &few_infos, &t), 0);
 	check_tables(&t);
@@ -925,7 +925,7 @@ static void cfi_compile__a_compressed_bomb(void **state)
 	put_compressed(c, false, zeros, bytes, bytes);
 	assert_true(c->bytes < 40000);
 	assert_int_equal(craft_compile(c, NULL, &t), -ENODATA);
-	assert_int_equal(craft_compile(c, &small, &t), -ENODATA);
+	assert_int_equal(craft_compile(c, &small, &t), -EBADMSG);
 }
 
 /* Every prefix and many damaged bytes of a real section: nothing but errors and searchable tables. */

@@ -342,6 +342,24 @@ static void limits__frames_and_images_are_counted(void **state)
 	assert_int_equal(stats.frames_full, 1);
 }
 
+static void special__causes_of_incomplete_stacks_have_names(void **state)
+{
+	frame_id f;
+
+	(void)state;
+	start(NULL);
+	assert_int_equal(
+		images_special_frame(fix.images, (enum special_frame)(SPECIAL_INCOMPLETE + INCOMPLETE_JIT), &f), 0);
+	assert_string_equal(name_of(f), "[incomplete: jit]");
+	f = frame_of(IMAGE_SPECIAL, SPECIAL_INCOMPLETE + INCOMPLETE_CAUSE_COUNT - 1);
+	assert_int_equal(get(f)->state, FRAME_NAMED);
+	for (int i = 0; i < SPECIAL_COUNT; i++) {
+		assert_int_equal(images_special_frame(fix.images, (enum special_frame)i, &f), 0);
+		assert_int_equal(name_of(f)[0], '[');
+	}
+	assert_int_equal(images_special_frame(fix.images, SPECIAL_COUNT, &f), -EINVAL);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -357,6 +375,7 @@ int main(int argc, char **argv)
 		T(ref__same_file_has_one_image_and_a_new_generation_another),
 		T(sweep__drops_unmarked_frames_and_unused_images),
 		T(limits__frames_and_images_are_counted),
+		T(special__causes_of_incomplete_stacks_have_names),
 #undef T
 	};
 

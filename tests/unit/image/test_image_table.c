@@ -624,6 +624,150 @@ static void parser__closes_the_file_when_nothing_follows(void **state)
 		turn();
 }
 
+static void table__of_a_file_that_others_write_to_is_not_kept(void **state)
+{
+	static const mode_t modes[] = {0755, 0775, 0757, 0755};
+	struct made_section text = {".text", SHT_PROGBITS, 0, SHF_ALLOC | SHF_EXECINSTR, "\xc3", 1, 0, 0};
+	static struct made made;
+	char path[300], name[16];
+
+	(void)state;
+	if (getuid()) {
+		print_message("skip %s: machine: not root\n", __func__);
+		skip();
+	}
+	start_tables(NULL);
+	make_elf(&made, true, &text, 1);
+	for (size_t i = 0; i < ARRAY_SIZE(modes); i++) {
+		snprintf(name, sizeof(name), "f%zu", i);
+		write_file(name, made.bytes, made.len, path, sizeof(path));
+		assert_int_equal(chmod(path, modes[i]), 0);
+		if (i == 3)
+			assert_int_equal(chown(path, 65534, 0), 0);
+		assert_int_equal(get_compiled(ref(path))->key[0] != '\0', i == 0);
+	}
+}
+
+static void table__failed_one_is_tried_again_after_pauses_that_double(void **state)
+{
+	uint64_t now = clock_mono_ns(), pause = 10 * NS_PER_S;
+	char path[300];
+	image_id junk;
+
+	(void)state;
+	start_tables(NULL);
+	clock_fake(now, now);
+	write_file("junk", "no ELF", 6, path, sizeof(path));
+	junk = ref(path);
+	images_want_table(fix.images, junk);
+	wait_failed(1);
+	for (uint64_t i = 2; i < 10; i++) {
+		clock_fake(now + pause - 1, now);
+		images_want_table(fix.images, junk);
+		assert_int_equal(stats().tables_waiting, 0);
+		now += pause;
+		clock_fake(now, now);
+		images_want_table(fix.images, junk);
+		wait_failed(i);
+		pause = pause * 2 < 600 * NS_PER_S ? pause * 2 : 600 * NS_PER_S;
+	}
+	assert_int_equal(pause, 600 * NS_PER_S);
+}
+
+static void table__that_took_too_long_stands_behind_names(void **state)
+{
+	uint64_t now = clock_mono_ns();
+	char path[300];
+	image_id bad;
+	frame_id f;
+
+	(void)state;
+	setenv("BAROSCOPE_CHILD_FAULT", "parser.stall=12345", 1);
+	start_tables(&(struct images_options){.parse_timeout_ns = 300 * NS_PER_MS});
+	clock_fake(now, now);
+	write_file("stalls", (char[12345]){0}, 12345, path, sizeof(path));
+	bad = ref(path);
+	images_want_table(fix.images, bad);
+	wait_failed(1);
+	clock_fake(now + 10 * NS_PER_S, now);
+	images_want_table(fix.images, bad);
+	f = frame_of(ref(self_path()), offset_of((const void *)(uintptr_t)compile));
+	while (get(f)->state == FRAME_PENDING)
+		turn();
+	assert_string_equal(name_of(f), "compile");
+	assert_int_equal(stats().parse_timeouts, 1);
+	wait_failed(2);
+}
+
+static void table__losses_are_summed(void **state)
+{
+	/* A CIE "zR" with absolute pointers, a function, and an entry that is cut off. */
+	static const uint8_t frame[] = {20, 0,	  0,	0, 0,	 0,    0, 0, 1, 'z', 'R', 0,	1,    0x78, 16,
+					1,  0x03, 0x0c, 7, 8,	 0x90, 1, 0, 0, 13,  0,	  0,	0,    28,   0,
+					0,  0,	  0x40, 0, 0x40, 0,    8, 0, 0, 0,   0,	  0xff, 0xff, 0,    0};
+	struct made_section eh = {".eh_frame", SHT_PROGBITS, 0, SHF_ALLOC, frame, sizeof(frame), 0, 0};
+	static struct made made;
+	char path[300];
+	struct job *j;
+
+	(void)state;
+	start_tables(NULL);
+	make_elf(&made, true, &eh, 1);
+	write_file("cut.so", made.bytes, made.len, path, sizeof(path));
+	j = get_compiled(ref(path));
+	assert_int_equal(j->table->counts[CFI_BROKEN], 1);
+	assert_int_equal(stats().table_losses, 1);
+	end_tables();
+	stop();
+	/* Nothing is left: that is no file without call frame information. */
+	start_tables(NULL);
+	eh.data = frame + 41;
+	eh.bytes = 4;
+	make_elf(&made, true, &eh, 1);
+	write_file("broken.so", made.bytes, made.len, path, sizeof(path));
+	images_want_table(fix.images, ref(path));
+	wait_jobs(1);
+	images_table_answer(fix.images, sink.jobs[0].image, -ENOENT);
+	wait_failed(1);
+	assert_int_equal(stats().tables_none, 0);
+}
+
+/* A process ends and another one maps the same path and inode; whether it is the same content is not known. */
+static void table__of_a_doubtful_file_stays_until_its_key_differs(void **state)
+{
+	struct made_section text = {".text", SHT_PROGBITS, 0, SHF_ALLOC | SHF_EXECINSTR, "\xc3", 1, 0, 0};
+	static struct made made;
+	char path[300];
+	image_id image;
+
+	(void)state;
+	start_tables(NULL);
+	make_elf(&made, true, &text, 1);
+	write_file("f.so", made.bytes, made.len, path, sizeof(path));
+	image = ref(path);
+	images_want_table(fix.images, image);
+	expect_job(1, FIND, image);
+	images_table_answer(fix.images, image, 0);
+	images_unref(fix.images, image);
+	assert_int_equal(ref(path), image);
+	images_want_table(fix.images, image);
+	images_want_table(fix.images, image);
+	expect_no_more_jobs(1);
+	assert_int_equal(stats().tables_dropped, 0);
+	made.bytes[sizeof(Elf64_Ehdr) + offsetof(Elf64_Phdr, p_offset)] ^= 8;
+	write_file("f.so", made.bytes, made.len, path, sizeof(path));
+	images_want_table(fix.images, image);
+	expect_no_more_jobs(1);
+	images_unref(fix.images, image);
+	assert_int_equal(ref(path), image);
+	assert_int_equal(sink.count, 1);
+	images_want_table(fix.images, image);
+	expect_job(2, DROP, image);
+	assert_int_equal(stats().tables_dropped, 1);
+	images_want_table(fix.images, image);
+	assert_string_not_equal(expect_job(3, FIND, image)->key, sink.jobs[0].key);
+}
+
 static void parser__dies_over_a_table(void **state)
 {
 	image_id bad, good;
@@ -667,7 +811,8 @@ static void parser__stalls_over_a_table(void **state)
 
 /* --- a parser that lies --- */
 
-#define TOTAL 1000u
+#define TOTAL (2 * PARSER_PART_BYTES + 100)
+#define PART PARSER_PART_BYTES
 
 static const struct lie {
 	const char *name;
@@ -676,24 +821,39 @@ static const struct lie {
 		uint32_t total, offset, bytes;
 		bool last;
 	} parts[4];
-	uint32_t head_bytes; /* what the block says of its size; 0: TOTAL */
+	uint32_t head_bytes;  /* what the block says of its size; 0: TOTAL */
+	const char *late_key; /* with the parts; NULL: a good one */
 	bool is_true;
+	bool endless; /* names: message after message without any */
 } lies[] = {
-	{.name = "none", .parts = {{TOTAL, 0, 400, false}, {TOTAL, 400, 600, true}}, .is_true = true},
+	{.name = "none",
+	 .parts = {{TOTAL, 0, PART, false}, {TOTAL, PART, PART, false}, {TOTAL, 2 * PART, 100, true}},
+	 .is_true = true},
+	{.name = "late_key",
+	 .parts = {{sizeof(struct table), 0, sizeof(struct table), true}},
+	 .head_bytes = sizeof(struct table),
+	 .late_key = "abc-124",
+	 .is_true = true},
+	{.name = "late_key_path",
+	 .parts = {{sizeof(struct table), 0, sizeof(struct table), true}},
+	 .head_bytes = sizeof(struct table),
+	 .late_key = "../x"},
 	{.name = "key_path", .key = "../../etc/passwd"},
 	{.name = "key_empty", .key = ""},
 	{.name = "key_upper", .key = "A-1"},
-	{.name = "hole", .parts = {{TOTAL, 0, 400, false}, {TOTAL, 401, 599, true}}},
-	{.name = "late_start", .parts = {{TOTAL, 1, 999, true}}},
-	{.name = "again", .parts = {{TOTAL, 0, 400, false}, {TOTAL, 0, 400, false}, {TOTAL, 400, 600, true}}},
-	{.name = "grows", .parts = {{TOTAL, 0, 400, false}, {TOTAL + 1, 400, 601, true}}},
-	{.name = "overrun", .parts = {{TOTAL, 0, 400, false}, {TOTAL, 400, 601, true}}},
-	{.name = "short", .parts = {{TOTAL, 0, 400, false}, {TOTAL, 400, 599, true}}},
-	{.name = "more_than_all", .parts = {{TOTAL, 0, 1000, false}, {TOTAL, 1000, 0, true}}},
-	{.name = "empty_part", .parts = {{TOTAL, 0, 0, false}, {TOTAL, 0, 1000, true}}},
-	{.name = "too_large", .parts = {{TABLE_MAX_BYTES + 1, 0, 400, false}}},
+	{.name = "slices", .parts = {{TOTAL, 0, PART - 1, false}, {TOTAL, PART - 1, PART, false}}},
+	{.name = "hole", .parts = {{TOTAL, 0, PART, false}, {TOTAL, PART + 1, PART, false}}},
+	{.name = "late_start", .parts = {{PART, 1, PART - 1, true}}},
+	{.name = "again", .parts = {{TOTAL, 0, PART, false}, {TOTAL, 0, PART, false}, {TOTAL, PART, PART, false}}},
+	{.name = "grows", .parts = {{TOTAL, 0, PART, false}, {TOTAL + 1, PART, PART, false}}},
+	{.name = "overrun", .parts = {{PART + 9, 0, PART, false}, {PART + 9, PART, 10, true}}},
+	{.name = "short", .parts = {{PART + 9, 0, PART, false}, {PART + 9, PART, 8, true}}},
+	{.name = "more_than_all", .parts = {{PART, 0, PART, false}, {PART, PART, 0, true}}},
+	{.name = "empty_part", .parts = {{TOTAL, 0, 0, false}, {TOTAL, 0, PART, false}}},
+	{.name = "too_large", .parts = {{TABLE_MAX_BYTES + 1, 0, PART, false}}},
 	{.name = "too_small", .parts = {{sizeof(struct table) - 1, 0, sizeof(struct table) - 1, true}}},
-	{.name = "head_larger", .parts = {{TOTAL, 0, 1000, true}}, .head_bytes = TOTAL + 1},
+	{.name = "head_larger", .parts = {{PART, 0, PART, true}}, .head_bytes = TOTAL + 1},
+	{.name = "names_without_end", .endless = true},
 };
 
 static bool send_response(struct parser_response *s, const void *data, size_t bytes)
@@ -705,10 +865,10 @@ static bool send_response(struct parser_response *s, const void *data, size_t by
 
 static int lying_parser(const char *name)
 {
-	union {
+	static union {
 		struct table head;
 		char bytes[2 * TOTAL];
-	} block = {.bytes = {0}};
+	} block;
 	const struct lie *lie = NULL;
 	struct parser_request q;
 	size_t len;
@@ -725,6 +885,14 @@ static int lying_parser(const char *name)
 
 		if (fd >= 0)
 			close(fd);
+		if (q.kind == PARSER_ELF && lie->endless) {
+			s.more = 1;
+			while (send_response(&s, NULL, 0))
+				;
+			return 1;
+		}
+		if (q.kind == PARSER_TABLE_COMPILE)
+			strcpy(s.table_key, lie->late_key ? lie->late_key : "abc-123");
 		if (q.kind == PARSER_TABLE_FIND) {
 			strcpy(s.table_key, lie->key ? lie->key : "abc-123");
 			if (!send_response(&s, NULL, 0))
@@ -753,7 +921,16 @@ static void parser__lies_about_tables(void **state)
 		snprintf(fault, sizeof(fault), "lie=%s", lies[i].name);
 		setenv("BAROSCOPE_CHILD_FAULT", fault, 1);
 		start_tables(NULL);
-		image = ref(self_path());
+		image = ref(lies[i].is_true ? "/bin/true" : self_path());
+		if (lies[i].endless) {
+			frame_id f = frame_of(image, 0x1000);
+
+			wait_idle();
+			assert_int_equal(get(f)->state, FRAME_NAMELESS);
+			assert_string_equal(problem_of(image), "the parser died over it");
+			end_tables();
+			continue;
+		}
 		images_want_table(fix.images, image);
 		if (!lies[i].key) {
 			expect_job(1, FIND, image);
@@ -761,7 +938,9 @@ static void parser__lies_about_tables(void **state)
 		}
 		if (lies[i].is_true) {
 			expect_job(2, LOAD, image);
-			assert_int_equal(sink.jobs[1].table->bytes, TOTAL);
+			assert_int_equal(sink.jobs[1].table->bytes, lies[i].parts[0].total);
+			/* A table of what the file is by now is loaded, but not kept under either key. */
+			assert_string_equal(sink.jobs[1].key, lies[i].late_key ? "" : "abc-123");
 		} else {
 			/* It is believed in nothing any more, twice. */
 			wait_failed(1);
@@ -773,24 +952,6 @@ static void parser__lies_about_tables(void **state)
 		if (i + 1 < ARRAY_SIZE(lies))
 			stop();
 	}
-}
-
-static void special__causes_of_incomplete_stacks_have_names(void **state)
-{
-	frame_id f;
-
-	(void)state;
-	start_tables(NULL);
-	assert_int_equal(
-		images_special_frame(fix.images, (enum special_frame)(SPECIAL_INCOMPLETE + INCOMPLETE_JIT), &f), 0);
-	assert_string_equal(name_of(f), "[incomplete: jit]");
-	f = frame_of(IMAGE_SPECIAL, SPECIAL_INCOMPLETE + INCOMPLETE_CAUSE_COUNT - 1);
-	assert_int_equal(get(f)->state, FRAME_NAMED);
-	for (int i = 0; i < SPECIAL_COUNT; i++) {
-		assert_int_equal(images_special_frame(fix.images, (enum special_frame)i, &f), 0);
-		assert_int_equal(name_of(f)[0], '[');
-	}
-	assert_int_equal(images_special_frame(fix.images, SPECIAL_COUNT, &f), -EINVAL);
 }
 
 int main(int argc, char **argv)
@@ -812,11 +973,15 @@ int main(int argc, char **argv)
 		T(sink__full_queue_is_tried_again),
 		T(sink__other_errors_and_none_at_all),
 		T(names__of_the_same_image_come_with_its_table),
+		T(table__of_a_file_that_others_write_to_is_not_kept),
+		T(table__failed_one_is_tried_again_after_pauses_that_double),
+		T(table__that_took_too_long_stands_behind_names),
+		T(table__losses_are_summed),
+		T(table__of_a_doubtful_file_stays_until_its_key_differs),
 		T(parser__closes_the_file_when_nothing_follows),
 		T(parser__dies_over_a_table),
 		T(parser__stalls_over_a_table),
 		T(parser__lies_about_tables),
-		T(special__causes_of_incomplete_stacks_have_names),
 #undef T
 	};
 	char lie[32];
