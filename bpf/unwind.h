@@ -288,8 +288,9 @@ __noinline int unwind_apply(abi_u32 set, abi_u32 index, abi_u32 distance)
 	} else if (bp_rule == UNWIND_BP_UNDEFINED) {
 		st->bp_lost = 1;
 	}
+	/* Where a table describes the frame, a stack ends by its word alone. */
 	if (!frame[1])
-		return UNWIND_END_RETURN_ZERO;
+		return UNWIND_END_UNMAPPED;
 	if (cfa_rule == UNWIND_CFA_REGISTER && st->frame_count > 1 &&
 	    (!unwind_mapped(st, frame[1] - 1) || !unwind_follows_call(frame[1])))
 		return UNWIND_END_UNSUPPORTED;

@@ -215,7 +215,8 @@ int unwind_user_load(struct unwind_user *u, uint32_t image, const struct cfi_tab
 	if (image >= MAX_IMAGES)
 		return -ENOSPC;
 	if (!t) {
-		u->images[image] = (struct unwind_image){.flags = UNWIND_IMAGE_FLAGS(image, UNWIND_IMAGE_FRAME_POINTER)};
+		u->images[image] =
+			(struct unwind_image){.flags = UNWIND_IMAGE_FLAGS(image, UNWIND_IMAGE_FRAME_POINTER)};
 		u->loaded[image] = true;
 		return 0;
 	}

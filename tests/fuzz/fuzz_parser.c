@@ -47,11 +47,13 @@ static int take_part(void *user, uint32_t total_bytes, uint32_t offset, const st
 static void compile_table(const struct elf_file *f)
 {
 	_cleanup_free_ struct table *block = NULL;
-	char key[TABLE_KEY_BYTES];
+	char key[TABLE_KEY_BYTES], compiled_key[TABLE_KEY_BYTES];
 	struct err e = {0};
 
-	(void)parser_table_key(f, 1, key);
-	if (!parser_table_compile(f, 1000, take_part, &block, &e) && table_check(block, block->bytes))
+	if (parser_table_key(f, 1, key) || parser_table_compile(f, 1, 1000, take_part, &block, compiled_key, &e))
+		return;
+	/* The file has not changed between the two. */
+	if (table_check(block, block->bytes) || strcmp(key, compiled_key) != 0)
 		abort();
 }
 

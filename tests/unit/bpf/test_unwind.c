@@ -341,7 +341,7 @@ static void unwind__every_end_has_its_cause(void **state)
 	assert_int_equal(walk(CODE_BASE + 0x10000, SP(0), 1, 528), UNWIND_END_GAP); /* a page without rows */
 	assert_int_equal(walk(AT(3), SP(1), 1, 528), UNWIND_END_NO_PROGRESS);
 	assert_int_equal(walk(AT(0), 0x5000, 1, 528), UNWIND_END_STACK_READ);
-	assert_int_equal(walk(AT(0), SP(0), 1, 528), UNWIND_END_RETURN_ZERO);
+	assert_int_equal(walk(AT(0), SP(0), 1, 528), UNWIND_END_UNMAPPED);
 	stack_words[0] = 0x1234;
 	assert_int_equal(walk(AT(0), SP(0), 1, 528), UNWIND_END_UNMAPPED);
 	assert_int_equal(result.frames[1], ABI_FRAME_RAW | 0x1233);
@@ -419,7 +419,7 @@ static void unwind__a_register_is_the_second_frames_cfa_if_plausible(void **stat
 	stack_words[40] = 0x1234; /* no code */
 	assert_int_equal(walk_with(AT(0), SP(0), 0, registers, 528), UNWIND_END_UNSUPPORTED);
 	stack_words[40] = 0;
-	assert_int_equal(walk_with(AT(0), SP(0), 0, registers, 528), UNWIND_END_RETURN_ZERO);
+	assert_int_equal(walk_with(AT(0), SP(0), 0, registers, 528), UNWIND_END_UNMAPPED);
 }
 
 static void unwind__no_register_is_the_third_frames_cfa(void **state)
