@@ -68,9 +68,9 @@ def compiled(out):
 
 
 def write_module(path):
-    """Work for seconds of code generation."""
+    """Work for a quarter of a minute of code generation."""
     with open(path, "w", encoding="utf-8") as out:
-        for number in range(3000):
+        for number in range(12000):
             out.write(f"define i64 @f{number}(i64 %a, i64 %b, ptr %p) {{\nentry:\n  br label %loop\nloop:\n"
                       "  %i = phi i64 [ 0, %entry ], [ %next, %loop ]\n  %s = phi i64 [ %a, %entry ], [ %t, %loop ]\n")
             value = "%s"
