@@ -34,6 +34,16 @@ __noinline int find_mapping(abi_u32 start, abi_u32 count, abi_u64 address)
 	return low == start ? -1 : (int)(low - 1);
 }
 
+/* The mapping that holds the address; NULL: none does. */
+static __always_inline struct mapping_value *mapping_at(abi_u32 start, abi_u32 count, abi_u64 address)
+{
+	int index = find_mapping(start, count, address);
+	abi_u32 key = (abi_u32)index;
+	struct mapping_value *m = index < 0 ? NULL : bpf_map_lookup_elem(&mappings, &key);
+
+	return m && address - m->start < (abi_u64)m->pages << 12 ? m : NULL;
+}
+
 /* Set by user space, the same for all profilers that share the maps. */
 const volatile abi_u64 hash_seed = 0;
 
@@ -70,21 +80,13 @@ __noinline abi_u64 normalise_address(abi_u32 set, abi_u32 start, abi_u32 count, 
 {
 	struct scratch *s = scratch_get(set);
 	struct mapping_value *m;
-	abi_u32 key;
-	int index;
 
 	if (!s)
 		return ABI_FRAME_RAW | address;
 	if (address - s->last.start < (abi_u64)s->last.pages << 12)
 		return ABI_FRAME(s->last.image, address - s->last.start + s->last.offset);
-	index = find_mapping(start, count, address);
-	if (index < 0)
-		return ABI_FRAME_RAW | address;
-	key = (abi_u32)index;
-	m = bpf_map_lookup_elem(&mappings, &key);
-	if (!m || address - m->start >= (abi_u64)m->pages << 12)
-		return ABI_FRAME_RAW | address;
-	if (m->image == IMAGE_JIT)
+	m = mapping_at(start, count, address);
+	if (!m || m->image == IMAGE_JIT)
 		return ABI_FRAME_RAW | address;
 	s->last = *m;
 	return ABI_FRAME(m->image, address - m->start + m->offset);
@@ -169,8 +171,7 @@ static __always_inline void stack_seal(struct scratch *s, int raw)
 		s->stack.stack_id = hash_step(s->stack.stack_id, s->stack.incomplete);
 }
 
-/* The user stack by frame pointer, unseen by whom it was built: a guess, unless all code keeps it.
- */
+/* The user stack by frame pointer, unseen by whom it was built: a guess, unless all code keeps it. */
 static __always_inline void stack_user_helper(void *ctx, abi_u32 set, struct scratch *s,
 					      const struct range_value *range)
 {

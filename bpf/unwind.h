@@ -4,12 +4,12 @@
  * function with scalars only, so that the verifier checks it once and not at every turn of a loop. A program walks
  * UNWIND_FRAMES_A_PROGRAM frames and calls itself as a tail call, at most UNWIND_PROGRAMS times:
  *
- *	begin:     unwind_begin(set, regs..., range, UNWIND_MAX_FRAMES); unwind_next(ctx, set, programs);
- *	program:   if (!unwind_run(set)) unwind_next(ctx, set, programs); finish with scratch_get(set)->walk
+ *	begin:     unwind_begin(scratch, registers.., range.., UNWIND_MAX_FRAMES, time); unwind_next(ctx, set,
+ *programs); program:   if (!unwind_run(set)) unwind_next(ctx, set, programs); unwind_end(scratch)
  *
  * unwind_next comes back only if the walk is over. Frames are written behind the kernel's in scratch.frames and hashed
- *on the way. The state of a walk is its scratch set's: sets are never shared by two contexts, see scratch.h. User
- *memory is read with a helper that does not fault pages in. */
+ * on the way. The state of a walk is its scratch set's: sets are never shared by two contexts, see scratch.h. User
+ * memory is read with a helper that does not fault pages in. */
 #ifndef BAROSCOPE_UNWIND_H
 #define BAROSCOPE_UNWIND_H
 
@@ -111,14 +111,7 @@ __noinline int unwind_follows_call(abi_u64 address)
 /* Whether the address lies in executable memory of the process. */
 static __always_inline int unwind_mapped(const struct unwind_state *st, abi_u64 address)
 {
-	int index = find_mapping(st->mappings_start, st->mappings_count, address);
-	abi_u32 key = (abi_u32)index;
-	struct mapping_value *m;
-
-	if (index < 0)
-		return 0;
-	m = bpf_map_lookup_elem(&mappings, &key);
-	return m && address - m->start < (abi_u64)m->pages << 12;
+	return mapping_at(st->mappings_start, st->mappings_count, address) != NULL;
 }
 
 /* Below a signal handler: all registers are those of the interrupted code. */
@@ -358,11 +351,9 @@ __noinline int unwind_step(abi_u32 set)
 	/* A return address is moved back into the call, which may be its function's last instruction. */
 	pc = st->pc - !st->exact;
 	if (pc - st->last.start >= (abi_u64)st->last.pages << 12) {
-		int index = find_mapping(st->mappings_start, st->mappings_count, pc);
-		abi_u32 key = (abi_u32)index;
-		struct mapping_value *m = index < 0 ? NULL : bpf_map_lookup_elem(&mappings, &key);
+		struct mapping_value *m = mapping_at(st->mappings_start, st->mappings_count, pc);
 
-		if (!m || pc - m->start >= (abi_u64)m->pages << 12) {
+		if (!m) {
 			unwind_put(s, at, ABI_FRAME_RAW | pc);
 			st->frame_count = at + 1;
 			return UNWIND_END_UNMAPPED;

@@ -79,19 +79,20 @@ static int table_read(const struct elf_file *f, struct go_table *t, bool *ret_kn
 	return 0;
 }
 
+/* Entries of both tables that are searched begin with their place, and are sorted by it. */
+_Static_assert(offsetof(struct cfi_fde, start) == 0 && offsetof(struct cfi_go_function, start) == 0, "by_start");
+static int by_start(const void *pa, const void *pb)
+{
+	uint32_t a, b;
+
+	memcpy(&a, pa, sizeof(a));
+	memcpy(&b, pb, sizeof(b));
+	return a < b ? -1 : a > b;
+}
+
 static bool begins_here(const struct cfi_build *b, uint32_t offset)
 {
-	size_t from = 0, to = b->fde_count;
-
-	while (to - from > 1) {
-		size_t middle = from + (to - from) / 2;
-
-		if (b->fdes[middle].start <= offset)
-			from = middle;
-		else
-			to = middle;
-	}
-	return b->fdes[from].start == offset;
+	return bsearch(&offset, b->fdes, b->fde_count, sizeof(*b->fdes), by_start) != NULL;
 }
 
 static bool fits(const struct cfi_build *b, const struct go_table *t, uint64_t text)
@@ -184,15 +185,8 @@ int cfi_go_load(struct cfi_build *b)
 
 enum cfi_go cfi_go_find(const struct cfi_build *b, uint32_t start)
 {
-	size_t from = 0, to = b->go_count;
+	const struct cfi_go_function *f =
+		b->go_count ? bsearch(&start, b->go, b->go_count, sizeof(*b->go), by_start) : NULL;
 
-	while (to - from > 1) {
-		size_t middle = from + (to - from) / 2;
-
-		if (b->go[middle].start <= start)
-			from = middle;
-		else
-			to = middle;
-	}
-	return to && b->go[from].start == start ? (enum cfi_go)b->go[from].kind : CFI_GO_UNKNOWN;
+	return f ? (enum cfi_go)f->kind : CFI_GO_UNKNOWN;
 }
